@@ -1,0 +1,91 @@
+"""One complete() over LiteLLM: typed answers, one error tree, fallback, streams that settle, replay offline.
+
+    import llmbridge
+
+    reply = llmbridge.complete("Name a fish.", model=["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"])
+    print(reply.text, reply.model, reply.cost_usd)
+
+Importing this is tens of milliseconds: names are looked up when they are first used (PEP 562), LiteLLM when the first
+request is sent.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from llmbridge.bridge import Bridge, Plan, tagged
+    from llmbridge.cassette import replay
+    from llmbridge.completion import Chunk, Completion, Embedding, Usage
+    from llmbridge.default import acomplete, aembed, astream, complete, configure, embed, stream
+    from llmbridge.errors import (
+        AllAttemptsFailed,
+        AuthenticationFailed,
+        BadRequest,
+        CassetteMiss,
+        ConfigError,
+        ContentFiltered,
+        ContextWindowExceeded,
+        DeadlineExceeded,
+        InvalidOutput,
+        LLMBridgeError,
+        NotFound,
+        ProviderError,
+        ProviderRateLimited,
+        ProviderTimeout,
+        ProviderUnavailable,
+        StreamInterrupted,
+    )
+    from llmbridge.params import EmbedParams, Params
+    from llmbridge.record import AttemptRecord, CallRecord
+    from llmbridge.request import Model
+    from llmbridge.streams import AsyncCompletionStream, CompletionStream
+    from llmbridge.warming import warm
+
+_HOME = {
+    "llmbridge.bridge": ("Bridge", "Plan", "tagged"),
+    "llmbridge.cassette": ("replay",),
+    "llmbridge.completion": ("Chunk", "Completion", "Embedding", "Usage"),
+    "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream"),
+    "llmbridge.errors": (
+        "AllAttemptsFailed",
+        "AuthenticationFailed",
+        "BadRequest",
+        "CassetteMiss",
+        "ConfigError",
+        "ContentFiltered",
+        "ContextWindowExceeded",
+        "DeadlineExceeded",
+        "InvalidOutput",
+        "LLMBridgeError",
+        "NotFound",
+        "ProviderError",
+        "ProviderRateLimited",
+        "ProviderTimeout",
+        "ProviderUnavailable",
+        "StreamInterrupted",
+    ),
+    "llmbridge.params": ("EmbedParams", "Params"),
+    "llmbridge.record": ("AttemptRecord", "CallRecord"),
+    "llmbridge.request": ("Model",),
+    "llmbridge.streams": ("AsyncCompletionStream", "CompletionStream"),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605 - tests/test_architecture.py pins the names
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'llmbridge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,83 @@
+"""The default Bridge, and the verbs as functions over it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from llmbridge.bridge import Bridge
+from llmbridge.completion import Completion, Embedding
+from llmbridge.request import Messages
+from llmbridge.streams import AsyncCompletionStream, CompletionStream
+
+
+_bridge: Bridge | None = None
+_lock = threading.Lock()
+
+
+def configure(bridge: Bridge) -> None:
+    """Make *bridge* the default: the one behind `llmbridge.complete` and the other verbs."""
+    global _bridge
+    with _lock:
+        _bridge = bridge
+
+
+def default() -> Bridge:
+    """The default Bridge; made at the first use unless `configure` was called."""
+    global _bridge
+    with _lock:
+        if _bridge is None:
+            _bridge = Bridge()
+        return _bridge
+
+
+# In each: `arguments` is cleared before an error passes, so that no frame in its traceback shows a key.
+
+
+def complete(messages: Messages, **arguments: Any) -> Completion:
+    """Bridge.complete() of the default Bridge."""
+    try:
+        return default().complete(messages, **arguments)
+    finally:
+        arguments.clear()
+
+
+async def acomplete(messages: Messages, **arguments: Any) -> Completion:
+    """Bridge.acomplete() of the default Bridge."""
+    try:
+        return await default().acomplete(messages, **arguments)
+    finally:
+        arguments.clear()
+
+
+def stream(messages: Messages, **arguments: Any) -> CompletionStream:
+    """Bridge.stream() of the default Bridge."""
+    try:
+        return default().stream(messages, **arguments)
+    finally:
+        arguments.clear()
+
+
+def astream(messages: Messages, **arguments: Any) -> AsyncCompletionStream:
+    """Bridge.astream() of the default Bridge."""
+    try:
+        return default().astream(messages, **arguments)
+    finally:
+        arguments.clear()
+
+
+def embed(inputs: str | Sequence[str], **arguments: Any) -> Embedding:
+    """Bridge.embed() of the default Bridge."""
+    try:
+        return default().embed(inputs, **arguments)
+    finally:
+        arguments.clear()
+
+
+async def aembed(inputs: str | Sequence[str], **arguments: Any) -> Embedding:
+    """Bridge.aembed() of the default Bridge."""
+    try:
+        return await default().aembed(inputs, **arguments)
+    finally:
+        arguments.clear()

@@ -1,0 +1,191 @@
+"""Every error that a call can raise; drawn here, so that `except` can be written from one page.
+
+    LLMBridgeError
+    |-- CacheMiss                cache="only" and nothing stored
+    |   CassetteMiss             replay, and nothing recorded
+    |-- DeadlineExceeded         the call's own time is over
+    |-- ProviderError            one model said no
+    |   |-- AuthenticationFailed     401, 402, 403: dead key
+    |   |-- BadRequest               400, 409, 413, 422: the request itself is wrong
+    |   |-- ContextWindowExceeded    too long for this model
+    |   |-- ContentFiltered          refused by a content policy
+    |   |-- NotFound                 404: no such model or endpoint
+    |   |-- ProviderRateLimited      429, 529
+    |   |-- ProviderUnavailable      5xx, no connection, an answer nobody can read
+    |   |-- ProviderTimeout          408, 504, or silence
+    |   |-- InvalidOutput            the answer does not fit response_model
+    |   `-- StreamInterrupted        after the first content; .partial holds the text so far
+    |-- AllAttemptsFailed        more than one attempt, none answered
+    `-- ConfigError              .path .line
+
+A caller's mistakes (a wrong role, an unknown parameter) stay TypeError and ValueError. Every error pickles, and none
+holds a request, a response or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+
+if TYPE_CHECKING:
+    from llmbridge.record import AttemptRecord
+
+
+class LLMBridgeError(Exception):
+    """Root of the tree. `call_id` is the id of the call's record, or None where no call was under way."""
+
+    call_id: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default rebuilds with cls(*args), which fails for keyword-only fields. The fields are in __dict__.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[LLMBridgeError], args: tuple[Any, ...], fields: dict[str, Any]) -> LLMBridgeError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class CacheMiss(LLMBridgeError):
+    """`cache="only"` was asked for and no stored answer fits. Nothing was sent."""
+
+
+class CassetteMiss(LLMBridgeError):
+    """A cassette is being replayed and it holds no answer to this request. Nothing was sent."""
+
+
+class DeadlineExceeded(LLMBridgeError):
+    """The call's `deadline_s` passed; what the attempts found out is in `.attempts`."""
+
+    def __init__(self, message: str, *, deadline_s: float, attempts: Sequence[AttemptRecord] = ()) -> None:
+        super().__init__(message)
+        self.deadline_s = deadline_s
+        self.attempts = tuple(attempts)
+
+
+class ProviderError(LLMBridgeError):
+    """One model said no.
+
+    Attributes:
+        kind: what the fallback policy decides by; the row of its table, such as "throttled".
+        model: the candidate as it was asked, such as "openai/gpt-4o-mini".
+        provider: LiteLLM's name of the provider.
+        status: the HTTP status that came back, or None if no answer came.
+        retry_after_s: how long the provider asked to wait, in seconds, or None.
+        request_id: the provider's id of the request, for its support.
+        sent: False if surely nothing reached the provider, so nothing can have been billed.
+    """
+
+    kind: ClassVar[str] = "sick upstream"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str,
+        provider: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+        sent: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.model = model
+        self.provider = provider
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+        self.sent = sent
+
+
+class AuthenticationFailed(ProviderError):
+    """The key is missing, wrong, not allowed, or has no credit: 401, 402, 403."""
+
+    kind = "dead key"
+
+
+class BadRequest(ProviderError):
+    """The provider does not accept this request, and would not accept it again: 400, 409, 413, 422."""
+
+    kind = "bad request"
+
+
+class ContextWindowExceeded(ProviderError):
+    """The request is too long for this model."""
+
+    kind = "too long"
+
+
+class ContentFiltered(ProviderError):
+    """A content policy refused the request."""
+
+    kind = "refused"
+
+
+class NotFound(ProviderError):
+    """No such model, deployment or endpoint: 404."""
+
+    kind = "not found"
+
+
+class ProviderRateLimited(ProviderError):
+    """Too many requests or tokens, or the provider is overloaded: 429, 529. See `.retry_after_s`."""
+
+    kind = "throttled"
+
+
+class ProviderUnavailable(ProviderError):
+    """5xx, no connection, or an answer that cannot be read as one."""
+
+
+class ProviderTimeout(ProviderError):
+    """The provider did not answer in time: 408, 504, or silence."""
+
+
+class InvalidOutput(ProviderError):
+    """The answer does not fit `response_model`; `.output` is the text that came back."""
+
+    kind = "bad answer"
+
+    def __init__(self, message: str, *, output: str, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.output = output
+
+
+class StreamInterrupted(ProviderError):
+    """The stream broke off after content was shown; `.partial` is the text so far."""
+
+    kind = "interrupted"
+
+    def __init__(self, message: str, *, partial: str = "", **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.partial = partial
+
+
+class AllAttemptsFailed(LLMBridgeError):
+    """More than one attempt was made and none answered.
+
+    `.attempts` are their records and `.errors` what each raised, in order; `.group` is the same as an ExceptionGroup,
+    for `except*`.
+    """
+
+    def __init__(self, message: str, *, errors: Sequence[LLMBridgeError], attempts: Sequence[AttemptRecord]) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+        self.attempts = tuple(attempts)
+
+    @property
+    def group(self) -> ExceptionGroup[LLMBridgeError]:
+        return ExceptionGroup("attempts", self.errors)
+
+
+class ConfigError(LLMBridgeError):
+    """A configuration or cassette file is wrong; `.path` and `.line` say where, as far as known."""
+
+    def __init__(self, message: str, *, path: str | None = None, line: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line

@@ -1,0 +1,169 @@
+"""LiteLLM's parameters, as one TypedDict: what the verbs take besides their own arguments.
+
+Names and meanings are LiteLLM's (and mostly OpenAI's). Not here, because llmbridge owns the matter: `stream` (a verb),
+retries, fallbacks and caching of LiteLLM's own, callbacks, mocks, and client objects.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypedDict
+
+
+class Params(TypedDict, total=False):
+    """Parameters of a chat completion."""
+
+    # what OpenAI's endpoint takes
+    temperature: float
+    top_p: float
+    n: int
+    stop: str | list[str]
+    max_tokens: int
+    max_completion_tokens: int
+    modalities: list[Literal["text", "audio"]]
+    prediction: dict[str, Any]
+    audio: dict[str, Any]
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: dict[str, float]
+    user: str
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "default"]
+    verbosity: Literal["low", "medium", "high"]
+    response_format: dict[str, Any]
+    seed: int
+    tools: list[dict[str, Any]]
+    tool_choice: str | dict[str, Any]
+    parallel_tool_calls: bool
+    functions: list[dict[str, Any]]
+    function_call: str | dict[str, Any]
+    logprobs: bool
+    top_logprobs: int
+    web_search_options: dict[str, Any]
+    service_tier: str
+    store: bool
+    metadata: dict[str, str]
+    safety_identifier: str
+    prompt_cache_key: str
+    prompt_cache_retention: str
+    stream_options: dict[str, Any]
+    # what other providers take, as LiteLLM names it
+    thinking: dict[str, Any]
+    top_k: int
+    min_p: float
+    top_a: float
+    repetition_penalty: float
+    safety_settings: list[dict[str, Any]]
+    cached_content: str
+    num_ctx: int
+    keep_alive: str | int
+    input_type: str
+    extra_body: dict[str, Any]
+    provider_params: dict[str, Any]
+    # how LiteLLM treats the others
+    drop_params: bool
+    additional_drop_params: list[str]
+    allowed_openai_params: list[str]
+    # where it goes and how: never part of what is asked
+    api_key: str
+    api_base: str
+    api_version: str
+    custom_llm_provider: str
+    organization: str
+    deployment_id: str
+    extra_headers: dict[str, str]
+    timeout: float
+    aws_access_key_id: str
+    aws_secret_access_key: str
+    aws_session_token: str
+    aws_region_name: str
+    aws_profile_name: str
+    aws_role_name: str
+    aws_session_name: str
+    aws_web_identity_token: str
+    aws_sts_endpoint: str
+    aws_bedrock_runtime_endpoint: str
+    vertex_project: str
+    vertex_location: str
+    vertex_credentials: str
+    azure_ad_token: str
+
+
+class EmbedParams(TypedDict, total=False):
+    """Parameters of an embedding."""
+
+    dimensions: int
+    encoding_format: Literal["float", "base64"]
+    user: str
+    input_type: str
+    extra_body: dict[str, Any]
+    provider_params: dict[str, Any]
+    drop_params: bool
+    additional_drop_params: list[str]
+    allowed_openai_params: list[str]
+    api_key: str
+    api_base: str
+    api_version: str
+    custom_llm_provider: str
+    organization: str
+    deployment_id: str
+    extra_headers: dict[str, str]
+    timeout: float
+    aws_access_key_id: str
+    aws_secret_access_key: str
+    aws_session_token: str
+    aws_region_name: str
+    aws_profile_name: str
+    aws_role_name: str
+    aws_session_name: str
+    aws_web_identity_token: str
+    aws_sts_endpoint: str
+    aws_bedrock_runtime_endpoint: str
+    vertex_project: str
+    vertex_location: str
+    vertex_credentials: str
+    azure_ad_token: str
+
+
+# Where a request goes, with which credentials, and how long to wait. Everything else can change the answer.
+TRANSPORT = frozenset(
+    name
+    for name in Params.__annotations__
+    if name.startswith(("aws_", "vertex_", "api_"))
+    or name in {"custom_llm_provider", "organization", "deployment_id", "extra_headers", "timeout", "azure_ad_token"}
+)
+
+# Names that LiteLLM takes and this package does not, with what to write instead.
+_INSTEAD = {
+    "stream": "call stream() or astream()",
+    "base_url": "write api_base=",
+    "num_retries": "retries belong to the fallback policy",
+    "max_retries": "retries belong to the fallback policy",
+    "fallbacks": "give model= a list",
+    "context_window_fallback_dict": "give model= a list",
+    "caching": "write cache=",
+    "metadata_": "write tags=",
+    "request_timeout": "write timeout= or deadline_s=",
+    "client": "llmbridge owns the HTTP clients",
+    "mock_response": "replay a cassette",
+    "headers": "write extra_headers=",
+    "input": "pass the inputs as the first argument",
+}
+
+
+def check_names(names: Iterable[str], known: Mapping[str, Any], own: Iterable[str]) -> None:
+    """Raise TypeError for the first name that is not known, with the nearest that is.
+
+    A typo must be loud: `bugdet=` passed on as a provider's parameter would be a call without a budget.
+    """
+    for name in names:
+        if name in known:
+            continue
+        message = f"unknown parameter {name!r}"
+        if instead := _INSTEAD.get(name):
+            message += f": {instead}"
+        elif near := difflib.get_close_matches(name, [*own, *known], n=1, cutoff=0.7):
+            message += f": did you mean {near[0]!r}?"
+        else:
+            message += "; what only one provider knows goes into provider_params={...}"
+        raise TypeError(message)

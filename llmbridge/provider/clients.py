@@ -1,0 +1,158 @@
+"""Which HTTP client LiteLLM is handed, so that every attempt goes through the hooks of `wire`.
+
+LiteLLM takes a `client=` in one of two shapes: an OpenAI SDK client for the providers that it reaches through that
+SDK, its own HTTPHandler for those that it calls itself. The wrong shape fails before anything is sent, so the tables
+here are exact and a provider that is in neither keeps LiteLLM's own client. tests/test_one_request.py asks every
+provider of LiteLLM's list and says which ones that are.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import openai
+
+from llmbridge import wire
+from llmbridge.provider.loading import litellm
+
+
+# Reached by LiteLLM itself although it counts most of them as OpenAI-compatible.
+CALLED_BY_LITELLM = frozenset(
+    {
+        "a2a", "aiohttp_openai", "anthropic", "azure_ai", "bedrock", "cometapi", "compactifai", "databricks",
+        "datarobot", "deepseek", "edenai", "fireworks_ai", "gemini", "groq", "heroku", "hosted_vllm", "huggingface",
+        "langflow", "langgraph", "lemonade", "minimax", "mistral", "nadir", "ollama", "ollama_chat", "openrouter",
+        "ovhcloud", "ragflow", "snowflake", "together_ai", "vertex_ai", "vertex_ai_beta", "watsonx", "xai",
+    }
+)  # fmt: skip
+CALLED_BY_SDK = frozenset({"openai", "custom_openai", "text-completion-openai"})
+# LiteLLM reaches the embeddings of these otherwise than their chat.
+EMBEDDED_BY_SDK = frozenset(
+    {
+        "azure_ai", "custom_openai", "fireworks_ai", "litellm_proxy", "mistral", "nebius", "nvidia_nim", "openai",
+        "together_ai", "wandb", "xinference",
+    }
+)  # fmt: skip
+EMBEDDED_BY_LITELLM = frozenset(
+    {
+        "bedrock", "cohere", "cohere_chat", "cometapi", "dashscope", "databricks", "edenai", "gemini", "hosted_vllm",
+        "huggingface", "infinity", "jina_ai", "llamafile", "lm_studio", "openai_like", "openrouter", "ovhcloud",
+        "perplexity", "qwen_ai_platform", "qwencloud", "sambanova", "snowflake", "triton", "vercel_ai_gateway",
+        "vertex_ai", "volcengine", "voyage",
+    }
+)  # fmt: skip
+
+
+def client_for(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Client | httpx.AsyncClient) -> Any:
+    """The `client=` for *model*, around *http*; None where LiteLLM has to use its own."""
+    try:
+        _, provider, key, base = litellm().get_llm_provider(
+            model=model,
+            custom_llm_provider=transport.get("custom_llm_provider"),
+            api_base=transport.get("api_base"),
+            api_key=transport.get("api_key"),
+        )
+    except Exception:  # an unknown model: LiteLLM says so itself, at the call
+        return None
+    if provider == "azure":
+        return _azure(transport, http)
+    sdk, direct = _tables(verb)
+    if provider in direct:
+        return _handler(http)
+    if provider in sdk:
+        return _openai(transport, key, base, http)
+    return None
+
+
+@functools.cache
+def _tables(verb: str) -> tuple[frozenset[str], frozenset[str]]:
+    if verb == "embeddings":
+        return EMBEDDED_BY_SDK, EMBEDDED_BY_LITELLM
+    compatible = frozenset(str(name) for name in litellm().openai_compatible_providers)
+    return CALLED_BY_SDK | (compatible - CALLED_BY_LITELLM), CALLED_BY_LITELLM
+
+
+def _handler(http: httpx.Client | httpx.AsyncClient) -> Any:
+    """LiteLLM's wrapper around *http*. Made per call: it holds no connection of its own."""
+    from litellm.llms.custom_httpx.http_handler import HTTPHandler
+
+    if isinstance(http, httpx.Client):
+        return HTTPHandler(client=http)
+    handler = _async_handler_class().__new__(_async_handler_class())
+    handler.timeout, handler.event_hooks = None, None
+    handler.client = http
+    return handler
+
+
+@functools.cache
+def _async_handler_class() -> Any:
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+    class Handler(AsyncHTTPHandler):  # type: ignore[misc]
+        """LiteLLM's wrapper around an async client of ours, and around another of ours when it tries again."""
+
+        def create_client(self, *_: Any, **__: Any) -> httpx.AsyncClient:
+            # LiteLLM sends a request a second time when the connection failed. The hooks refuse it, if it goes
+            # through them; LiteLLM closes this client afterwards, so it is not the shared one.
+            return wire.new_async_client()
+
+    return Handler
+
+
+class _Once:
+    """LiteLLM sets `max_retries` on the client, 2 for some providers whatever the call says. It stays 0."""
+
+    @property
+    def max_retries(self) -> int:
+        return 0
+
+    @max_retries.setter
+    def max_retries(self, _: int) -> None: ...
+
+
+class _OpenAI(_Once, openai.OpenAI): ...  # type: ignore[misc]
+
+
+class _AsyncOpenAI(_Once, openai.AsyncOpenAI): ...  # type: ignore[misc]
+
+
+class _AzureOpenAI(_Once, openai.AzureOpenAI): ...  # type: ignore[misc]
+
+
+class _AsyncAzureOpenAI(_Once, openai.AsyncAzureOpenAI): ...  # type: ignore[misc]
+
+
+def _openai(transport: Mapping[str, Any], key: str | None, base: str | None, http: Any) -> Any:
+    # LiteLLM's own order: the call, the provider's variables (both in key and base), its globals, OpenAI's variables.
+    module = litellm()
+    key = key or transport.get("api_key") or module.api_key or module.openai_key or os.environ.get("OPENAI_API_KEY")
+    base = (
+        base
+        or transport.get("api_base")
+        or module.api_base
+        or os.environ.get("OPENAI_BASE_URL")
+        or os.environ.get("OPENAI_API_BASE")
+        or "https://api.openai.com/v1"
+    )
+    if not key:
+        return None  # LiteLLM's complaint about the missing key is the better one
+    sdk = _OpenAI if isinstance(http, httpx.Client) else _AsyncOpenAI
+    return sdk(api_key=key, base_url=base, organization=transport.get("organization"), http_client=http)
+
+
+def _azure(transport: Mapping[str, Any], http: Any) -> Any:
+    module = litellm()
+    key = transport.get("api_key") or module.api_key or module.azure_key
+    key = key or os.environ.get("AZURE_OPENAI_API_KEY") or os.environ.get("AZURE_API_KEY")
+    base = transport.get("api_base") or module.api_base or os.environ.get("AZURE_API_BASE")
+    if not (key and base) or "/openai/" in base or "gateway.ai.cloudflare.com" in base:
+        return None  # Entra tokens and addresses that LiteLLM takes apart itself
+    version = transport.get("api_version") or module.api_version or os.environ.get("AZURE_API_VERSION")
+    sdk = _AzureOpenAI if isinstance(http, httpx.Client) else _AsyncAzureOpenAI
+    return sdk(
+        api_key=key, azure_endpoint=base, api_version=version or module.AZURE_DEFAULT_API_VERSION, http_client=http
+    )

@@ -1,0 +1,50 @@
+"""LiteLLM, imported late and quietly."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+# Read by LiteLLM when it is imported. Without them it fetches its price table from the network (5 s when there is
+# none), loads ./.env into the environment (API bases included: key theft from a cloned repository) and fetches
+# Anthropic's beta headers at the first call.
+_QUIET = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_MODE": "PRODUCTION",
+}
+_lock = threading.Lock()
+
+
+@functools.cache
+def litellm() -> ModuleType:
+    """LiteLLM, imported at the first real request: 2 to 3 seconds and 160 MB.
+
+    Three of its settings are global. Tokenizer downloads from a model hub are switched off (without a network they
+    block a call for up to two minutes), so are its hints on stdout; and the bundled price table and beta headers are
+    used, unless the application has imported LiteLLM before. The environment afterwards is as it was.
+    """
+    with _lock, _environment(_QUIET):
+        import litellm
+        from litellm import anthropic_beta_headers_manager
+
+        anthropic_beta_headers_manager.get_unsupported_headers("anthropic")  # reads the bundled table, once
+        litellm.disable_hf_tokenizer_download = True
+        litellm.suppress_debug_info = True
+    return litellm
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

@@ -1,0 +1,146 @@
+"""LiteLLM's answer objects, read into ours. Knows LiteLLM's shapes and no provider's; imports neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmbridge.completion import Choice, Chunk, Completion, Embedding, Function, Message, ToolCall, ToolCallDelta, Usage
+
+
+# Fields of LiteLLM's message and delta that are read by name; whatever else is set there goes along as it is.
+_NAMED = frozenset({"role", "content", "tool_calls", "function_call", "reasoning_content", "refusal"})
+
+
+class Unreadable(Exception):
+    """LiteLLM returned something that is not an answer."""
+
+
+def completion_from(answer: Any, model: str) -> Completion:
+    """LiteLLM's ModelResponse as a Completion. Raises Unreadable if there is no choice in it."""
+    choices = [_choice(choice) for choice in getattr(answer, "choices", None) or []]
+    if not choices:
+        raise Unreadable("the answer has no choices")
+    return Completion(
+        id=answer.id or "",
+        created=int(answer.created or 0),
+        model=model,
+        choices=choices,
+        usage=_usage(getattr(answer, "usage", None)),
+        system_fingerprint=getattr(answer, "system_fingerprint", None),
+        service_tier=getattr(answer, "service_tier", None),
+    )
+
+
+def embedding_from(answer: Any, model: str) -> Embedding:
+    """LiteLLM's EmbeddingResponse as an Embedding. Raises Unreadable if there is no vector in it."""
+    data = [_plain(vector) for vector in getattr(answer, "data", None) or []]
+    if not data:
+        raise Unreadable("the answer has no embeddings")
+    return Embedding(model=model, data=data, usage=_usage(getattr(answer, "usage", None)))
+
+
+def _choice(choice: Any) -> Choice:
+    said = choice.message
+    calls = [_tool_call(call) for call in said.tool_calls or []]
+    message = Message(
+        content=said.content,
+        refusal=_refusal(said),
+        reasoning_content=getattr(said, "reasoning_content", None),
+        tool_calls=calls or None,
+        function_call=_function(getattr(said, "function_call", None)),
+        **_others(said),
+    )
+    logprobs = getattr(choice, "logprobs", None)
+    return Choice(
+        index=choice.index or 0,
+        finish_reason=choice.finish_reason,
+        message=message,
+        logprobs=_plain(logprobs) if logprobs else None,
+    )
+
+
+def _tool_call(call: Any) -> ToolCall:
+    fields = _plain(call)
+    function = fields.pop("function", None) or {}
+    # OpenAI's custom tools carry {"custom": {"name", "input"}} and stay as they are
+    return ToolCall(
+        **{**fields, "id": fields.get("id") or "", "type": fields.get("type") or "function"},
+        function=Function(name=function.get("name") or "", arguments=function.get("arguments") or ""),
+    )
+
+
+def _function(call: Any) -> Function | None:
+    if not call:
+        return None
+    fields = _plain(call)
+    return Function(name=fields.get("name") or "", arguments=fields.get("arguments") or "")
+
+
+def _refusal(said: Any) -> str | None:
+    refusal = getattr(said, "refusal", None) or (getattr(said, "provider_specific_fields", None) or {}).get("refusal")
+    return refusal if isinstance(refusal, str) else None
+
+
+def _others(said: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = _plain(said)
+    return {name: value for name, value in fields.items() if name not in _NAMED and value not in (None, [], {})}
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
+
+
+def _usage(usage: Any, *, estimated: bool = False) -> Usage | None:
+    """Token counts, or None if there are none. A negative count is no count: it would lower a bill."""
+    if usage is None:
+        return None
+    fields: dict[str, Any] = _plain(usage)
+    counts = [fields.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    if any(not isinstance(count, int) or count < 0 for count in counts if count is not None) or not any(counts):
+        return None
+    return Usage.model_validate({**fields, "estimated": estimated})
+
+
+def chunk_from(chunk: Any) -> Chunk:
+    """LiteLLM's ModelResponseStream as a Chunk."""
+    if not chunk.choices:
+        return Chunk()
+    choice = chunk.choices[0]
+    delta = choice.delta
+    read = Chunk(text=delta.content or "", finish_reason=choice.finish_reason, index=choice.index or 0)
+    if delta.tool_calls:
+        read.tool_calls = tuple(_tool_call_delta(call) for call in delta.tool_calls)
+    if reasoning := getattr(delta, "reasoning_content", None):
+        read.reasoning = reasoning
+    if refusal := getattr(delta, "refusal", None):
+        read.refusal = refusal
+    if function_call := getattr(delta, "function_call", None):
+        read.function_call = ToolCallDelta(0, None, function_call.name, function_call.arguments or "")
+    if logprobs := getattr(choice, "logprobs", None):
+        read.logprobs = _plain(logprobs)
+    if len(delta.__dict__) + len(delta.__pydantic_extra__ or ()) > len(_NAMED):
+        read.extra = _others(delta) or None
+    return read
+
+
+def _tool_call_delta(call: Any) -> ToolCallDelta:
+    function = call.function
+    return ToolCallDelta(call.index or 0, call.id, function.name, function.arguments or "")
+
+
+def is_complete(wrapper: Any) -> bool:
+    """Whether the provider said that a stream's answer is complete.
+
+    LiteLLM makes up both a finish reason and a usage for a stream that broke off. These two attributes are what it
+    had from the provider; tests/test_litellm_facts.py holds it to that.
+    """
+    return bool(wrapper.received_finish_reason or wrapper.intermittent_finish_reason)
+
+
+def usage_from(wrapper: Any, last: Any) -> Usage | None:
+    """The token counts of an exhausted stream, *last* being those that LiteLLM handed over at its end.
+
+    They are summed up from the provider's chunks, which LiteLLM keeps in `chunks`; where none of those has a usage,
+    they are LiteLLM's own estimate.
+    """
+    return _usage(last, estimated=not any(getattr(chunk, "usage", None) for chunk in wrapper.chunks))

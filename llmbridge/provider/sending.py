@@ -1,0 +1,149 @@
+"""The six ways to ask LiteLLM once. They take a Request and an Exchange, and raise nothing but errors of our tree.
+
+What is switched off on every call, so that an application's own use of LiteLLM stays as it set it: retries (LiteLLM's
+and the SDK's), caches, callbacks (`no-log`), and the MCP gateway (which wants a package that a plain install lacks).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from llmbridge import wire
+from llmbridge.completion import Completion, Embedding
+from llmbridge.errors import ProviderError
+from llmbridge.provider.clients import client_for
+from llmbridge.provider.loading import litellm
+from llmbridge.provider.reading import completion_from, embedding_from
+from llmbridge.provider.source import Source
+from llmbridge.provider.translation import translate
+from llmbridge.request import Hidden, Request
+from llmbridge.wire import Exchange
+
+
+Guards = tuple[float | None, float | None]
+
+
+def complete(request: Request, exchange: Exchange) -> Completion:
+    """Ask once and wait for the whole answer."""
+    completion: Completion = _read(completion_from, _send("completion", request, exchange), request, exchange)
+    return completion
+
+
+async def acomplete(request: Request, exchange: Exchange) -> Completion:
+    """Same as complete(), without blocking the event loop."""
+    completion: Completion = _read(completion_from, await _asend("acompletion", request, exchange), request, exchange)
+    return completion
+
+
+def stream(request: Request, exchange: Exchange, guards: Guards) -> Source:
+    """Ask once for a stream; the Source gives its chunks."""
+    source = Source(request, exchange, guards)
+    return source.attach(_raised(_send("completion", request, exchange, stream=True)))
+
+
+async def astream(request: Request, exchange: Exchange, guards: Guards) -> Source:
+    """Same as stream(), without blocking the event loop."""
+    source = Source(request, exchange, guards)
+    return source.attach(_raised(await _asend("acompletion", request, exchange, stream=True)))
+
+
+def embed(request: Request, exchange: Exchange) -> Embedding:
+    """Ask once for embeddings."""
+    embedding: Embedding = _read(embedding_from, _send("embedding", request, exchange), request, exchange)
+    return embedding
+
+
+async def aembed(request: Request, exchange: Exchange) -> Embedding:
+    """Same as embed(), without blocking the event loop."""
+    embedding: Embedding = _read(embedding_from, await _asend("aembedding", request, exchange), request, exchange)
+    return embedding
+
+
+def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = False) -> Any:
+    """LiteLLM's answer, or the error: returned, so that it is raised where no `except` is under way."""
+    token = wire.current.set(exchange)
+    if exchange.deadline is not None:
+        wire.watchdog.watch(exchange, exchange.deadline)
+    try:
+        return getattr(litellm(), verb)(**_arguments(request, exchange, wire.client(), stream))
+    except Exception as exc:
+        return _error(exc, request, exchange)
+    finally:
+        wire.current.reset(token)
+        if not stream:
+            wire.watchdog.leave(exchange)
+
+
+async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: bool = False) -> Any:
+    token = wire.current.set(exchange)
+    try:
+        async with asyncio.timeout(exchange.remaining_s()):
+            return await getattr(litellm(), verb)(**_arguments(request, exchange, wire.async_client(), stream))
+    except Exception as exc:
+        return _error(exc, request, exchange)
+    finally:
+        wire.current.reset(token)
+
+
+def _error(exc: Exception, request: Request, exchange: Exchange) -> ProviderError:
+    return translate(exc, exchange, model=request.model, provider=request.provider)
+
+
+def _raised(answer: Any) -> Any:
+    # `raise ... from None` inside the except block would still keep LiteLLM's exception as __context__, and with it
+    # the key in its request's headers.
+    if isinstance(answer, ProviderError):
+        raise answer
+    return answer
+
+
+def _read(read: Callable[[Any, str], Any], answer: Any, request: Request, exchange: Exchange) -> Any:
+    _raised(answer)
+    try:
+        return read(answer, request.model)
+    except Exception as exc:
+        error = _error(exc, request, exchange)
+    raise error
+
+
+def _arguments(
+    request: Request, exchange: Exchange, http: httpx.Client | httpx.AsyncClient, stream: bool
+) -> Hidden:
+    """What LiteLLM's function is called with. Containers are copied: LiteLLM changes what it is given."""
+    asked = {**request.params, **request.params.get("provider_params", {})}
+    asked.pop("provider_params", None)
+    arguments = Hidden(copy.deepcopy({**asked, **request.transport}))
+    if stream:
+        arguments["stream"] = True
+        arguments["stream_options"] = {**arguments.get("stream_options", {}), "include_usage": True}
+    else:
+        arguments.pop("stream_options", None)
+    arguments.update(
+        {
+            "model": request.model,
+            "input" if request.verb == "embeddings" else "messages": copy.deepcopy(request.content),
+            "timeout": _timeout_s(request, exchange),
+            "client": client_for(request.model, request.verb, request.transport, http),
+            "max_retries": 0,
+            "num_retries": 0,
+            "caching": False,
+            "cache": {"no-cache": True, "no-store": True},
+            "no-log": True,
+        }
+    )
+    if request.verb == "chat":
+        arguments["_skip_mcp_handler"] = True
+    if request.response_model is not None:
+        arguments["response_format"] = request.response_model
+    return arguments
+
+
+def _timeout_s(request: Request, exchange: Exchange) -> float:
+    """LiteLLM's timeout is from read to read; the total is kept by the exchange's deadline."""
+    limits = (request.transport.get("timeout"), exchange.remaining_s(), 600.0)
+    return min(float(limit) for limit in limits if limit is not None)

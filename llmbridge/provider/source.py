@@ -1,0 +1,109 @@
+"""A stream, as it comes from LiteLLM, read as our chunks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from llmbridge import wire
+from llmbridge.completion import Chunk, Usage
+from llmbridge.errors import ProviderError
+from llmbridge.provider.reading import chunk_from, is_complete, usage_from
+from llmbridge.provider.translation import translate
+from llmbridge.request import Request
+from llmbridge.wire import Exchange
+
+
+class BrokenOff(Exception):
+    """A stream ended without its end."""
+
+
+class Source:
+    """Chunks of one attempt, in either colour; ends if and only if the provider said that the answer is complete.
+
+    LiteLLM invents a finish reason and token counts for a stream that broke off cleanly. Here that is an error, before
+    the invented finish reason is shown. Raises only ProviderErrors.
+
+    The guards bound the time to the first chunk with content and the gap between chunks, in seconds, in both colours.
+    """
+
+    def __init__(self, request: Request, exchange: Exchange, guards: tuple[float | None, float | None]) -> None:
+        self._wrapper: Any = None
+        self._request = request
+        self._exchange = exchange
+        self._first_s, self._gap_s = guards
+        self._started_at = time.monotonic()
+        self._begun = False
+        self._usage: Any = None
+        self._guard()
+
+    def attach(self, wrapper: Any) -> Source:
+        """Read from LiteLLM's *wrapper*."""
+        self._wrapper = wrapper
+        return self
+
+    def __iter__(self) -> Source:
+        return self
+
+    def __next__(self) -> Chunk:
+        token = wire.current.set(self._exchange)
+        try:
+            return self._read(next(self._wrapper))
+        except StopIteration:
+            error = self._at_end()
+        except Exception as exc:
+            error = self._translated(exc)
+        finally:
+            wire.current.reset(token)
+        if error is None:
+            raise StopIteration
+        raise error
+
+    def __aiter__(self) -> Source:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        token = wire.current.set(self._exchange)
+        try:
+            return self._read(await anext(self._wrapper))
+        except StopAsyncIteration:
+            error = self._at_end()
+        except Exception as exc:
+            error = self._translated(exc)
+        finally:
+            wire.current.reset(token)
+        if error is None:
+            raise StopAsyncIteration
+        raise error
+
+    def _read(self, said: Any) -> Chunk:
+        chunk = chunk_from(said)
+        if chunk.finish_reason and not is_complete(self._wrapper):
+            raise BrokenOff("the stream ended before the provider said that the answer is complete")
+        self._usage = getattr(said, "usage", None) or self._usage
+        self._begun = self._begun or chunk.has_content
+        if self._gap_s is not None and self._begun:
+            self._guard()
+        return chunk
+
+    def _guard(self) -> None:
+        """Have the connection broken when the next thing is overdue."""
+        limit_s = self._gap_s if self._begun else self._first_s
+        due = None if limit_s is None else time.monotonic() + limit_s
+        dues = [at for at in (due, self._exchange.deadline) if at is not None]
+        if dues:
+            wire.watchdog.watch(self._exchange, min(dues))
+
+    def _at_end(self) -> ProviderError | None:
+        wire.watchdog.leave(self._exchange)
+        if is_complete(self._wrapper):
+            return None
+        return self._translated(BrokenOff("the stream ended before the provider said that the answer is complete"))
+
+    def _translated(self, exc: Exception) -> ProviderError:
+        wire.watchdog.leave(self._exchange)
+        return translate(exc, self._exchange, model=self._request.model, provider=self._request.provider)
+
+    def usage(self) -> Usage | None:
+        """The token counts, once the chunks are over; `estimated` if no chunk from the provider had any."""
+        return usage_from(self._wrapper, self._usage)

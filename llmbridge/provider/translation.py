@@ -1,0 +1,194 @@
+"""What an exception from LiteLLM means: one table, by HTTP status first, then by class; never by message text.
+
+LiteLLM gives one status different classes by provider (a 403 is a PermissionDeniedError from Anthropic and a
+BadRequestError from Gemini; a 502 an APIConnectionError there), so the status as it was on the wire decides. Only
+where a status is ambiguous (400) or absent (no answer, or a 200 that could not be read) does the class speak.
+Classes are known by name along the MRO, so that this module needs no import of LiteLLM.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmbridge import errors
+from llmbridge.redaction import redact
+from llmbridge.wire import Exchange
+
+
+log = logging.getLogger("llmbridge")
+
+BY_STATUS: dict[int, type[errors.ProviderError]] = {
+    400: errors.BadRequest,
+    401: errors.AuthenticationFailed,
+    402: errors.AuthenticationFailed,
+    403: errors.AuthenticationFailed,
+    404: errors.NotFound,
+    408: errors.ProviderTimeout,
+    429: errors.ProviderRateLimited,
+    504: errors.ProviderTimeout,
+    529: errors.ProviderRateLimited,
+}
+
+# LiteLLM's classes. Those above the blank line say more than a 4xx; the others speak where there is no status.
+BY_CLASS: dict[str, type[errors.ProviderError]] = {
+    "ContextWindowExceededError": errors.ContextWindowExceeded,
+    "ContentPolicyViolationError": errors.ContentFiltered,
+    "AuthenticationError": errors.AuthenticationFailed,
+    #
+    "PermissionDeniedError": errors.AuthenticationFailed,
+    "PaymentRequiredError": errors.AuthenticationFailed,
+    "NotFoundError": errors.NotFound,
+    "RateLimitError": errors.ProviderRateLimited,
+    "Timeout": errors.ProviderTimeout,
+    "ServiceUnavailableError": errors.ProviderUnavailable,
+    "MidStreamFallbackError": errors.ProviderUnavailable,
+    "BadGatewayError": errors.ProviderUnavailable,
+    "InternalServerError": errors.ProviderUnavailable,
+    "JSONSchemaValidationError": errors.ProviderUnavailable,
+    "APIResponseValidationError": errors.ProviderUnavailable,
+    "APIConnectionError": errors.ProviderUnavailable,
+    "UnsupportedParamsError": errors.BadRequest,
+    "UnprocessableEntityError": errors.BadRequest,
+    "RejectedRequestError": errors.BadRequest,
+    "ImageFetchError": errors.BadRequest,
+    "VectorStoreSearchError": errors.BadRequest,
+    "LiteLLMUnknownProvider": errors.BadRequest,
+    "InvalidRequestError": errors.BadRequest,
+    "BadRequestError": errors.BadRequest,
+    "MockException": errors.ProviderUnavailable,
+    "OpenAIError": errors.ProviderUnavailable,
+    "APIError": errors.ProviderUnavailable,
+    # LiteLLM's own budgets and guardrails, which the application may have switched on for itself
+    "BudgetExceededError": errors.BadRequest,
+    "GuardrailRaisedException": errors.ContentFiltered,
+    "BlockedPiiEntityError": errors.ContentFiltered,
+    "SensitiveDataRouteException": errors.ContentFiltered,
+    "ModifyResponseException": errors.ContentFiltered,
+    "ModelNotMappedError": errors.BadRequest,
+}
+_SHARPER = ("ContextWindowExceededError", "ContentPolicyViolationError", "AuthenticationError")
+
+# httpx, by name: nothing reached the provider / it went silent / the connection broke.
+NOT_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL", "ProxyError", "LocalProtocolError"}
+)
+SILENT = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeout", "APITimeoutError", "TimeoutError"})
+
+
+def translate(exc: BaseException, exchange: Exchange, *, model: str, provider: str) -> errors.ProviderError:
+    """The error of our tree for *exc*, redacted, with no trace of the objects inside *exc*."""
+    names = _class_names(exc)
+    status = exchange.status
+    if status is not None and status < 400:
+        # A 200 with an error inside, a redirect, or an answer that could not be read. What LiteLLM says then is the
+        # status in the body where there was one (429 in a stream's error event) and an invention where there was none.
+        status = None
+    elif status is None and exchange.requests == 0:
+        status = None  # nothing was on the wire: LiteLLM's status is its own
+    kind = _by_status(status, names) if status is not None else _by_class(names, exchange)
+    sent = exchange.sent and not (exchange.response is None and names & NOT_SENT)
+    fields: dict[str, Any] = {
+        "model": model,
+        "provider": provider,
+        "status": exchange.status,
+        "retry_after_s": retry_after_s(exchange.headers),
+        "request_id": request_id(exchange.headers),
+        "sent": sent,
+    }
+    original = redact(f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}")
+    log.debug("%s failed: %s", model, original)
+    return kind(_sentence(kind, exc, exchange, model, sent), **fields)
+
+
+def _by_status(status: int, names: frozenset[str]) -> type[errors.ProviderError]:
+    if 400 <= status < 500:
+        for name in _SHARPER:
+            if name in names and status in (400, 413, 422):
+                return BY_CLASS[name]
+    if status in BY_STATUS:
+        return BY_STATUS[status]
+    return errors.BadRequest if status < 500 else errors.ProviderUnavailable
+
+
+def _by_class(names: frozenset[str], exchange: Exchange) -> type[errors.ProviderError]:
+    if exchange.timed_out or names & SILENT:
+        return errors.ProviderTimeout
+    answered = exchange.response is not None
+    for name, kind in BY_CLASS.items():
+        if name in names:
+            # After a 200, "bad request" is LiteLLM's word for an answer that it could not read.
+            return errors.ProviderUnavailable if answered and kind is errors.BadRequest else kind
+    return errors.ProviderUnavailable
+
+
+def _class_names(exc: BaseException) -> frozenset[str]:
+    return frozenset(cls.__name__ for link in _chain(exc) for cls in type(link).__mro__)
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """*exc* and all that it was raised from or during. LiteLLM's translated errors leave `__cause__` empty."""
+    seen: set[int] = set()
+    links: list[BaseException | None] = [exc]
+    while links:
+        link = links.pop()
+        if isinstance(link, BaseException) and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            links += [link.__cause__, link.__context__, getattr(link, "original_exception", None)]
+
+
+def _sentence(
+    kind: type[errors.ProviderError], exc: BaseException, exchange: Exchange, model: str, sent: bool
+) -> str:
+    words = redact(str(exc)).strip() or type(exc).__name__
+    if exchange.response is not None and exchange.response.has_redirect_location:
+        what = f"answered with a redirect (HTTP {exchange.status}), which is never followed: it would carry the key away"
+        return f"{model} {what}; set api_base to the final address"
+    if kind is errors.AuthenticationFailed:
+        return f"{model} refused the key (HTTP {exchange.status or 'none'}): {words}"
+    if not sent and exchange.requests:
+        return f"{model} could not be reached at {exchange.host}, nothing was sent: {words}"
+    if not sent:
+        return f"{model} was not asked, LiteLLM refused the request: {words}"
+    if kind is errors.ProviderTimeout:
+        return f"{model} did not answer in time: {words}"
+    if exchange.status is not None and exchange.status < 400:
+        return f"{model} answered HTTP {exchange.status} with something that is not an answer: {words}"
+    return f"{model} answered HTTP {exchange.status}: {words}" if exchange.status else f"{model} broke off: {words}"
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How long the provider asks to wait, in seconds: `retry-after-ms`, `x-ms-retry-after-ms`, then `retry-after` as
+    seconds or as an HTTP date (RFC 9110, 10.2.3). None if absent, unreadable or negative."""
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        if (seconds := _number(headers.get(name), 1000)) is not None:
+            return seconds
+    value = headers.get("retry-after")
+    if value is None or (seconds := _number(value, 1)) is not None:
+        return seconds if value is not None else None
+    try:
+        at = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return max(at.timestamp() - time.time(), 0.0)
+
+
+def _number(value: str | None, divisor: float) -> float | None:
+    try:
+        seconds = float(value or "") / divisor
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The provider's id of the request, from the header that it uses."""
+    for name in ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid", "x-goog-request-id", "cf-ray"):
+        if value := headers.get(name):
+            return redact(value, limit=200)
+    return None

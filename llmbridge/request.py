@@ -1,0 +1,216 @@
+"""What is asked: models, messages, parameters, tags; checked before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmbridge import redaction
+from llmbridge.params import TRANSPORT, EmbedParams, Params, check_names
+
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Verb = Literal["chat", "embeddings"]
+Messages = str | Sequence[Mapping[str, Any]]
+OWN = ("model", "tags", "deadline_s", "response_model", "first_chunk_s", "chunk_gap_s")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+class Hidden(dict[str, Any]):
+    """A dict whose repr shows names only, so that no traceback with local variables shows a credential."""
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self) or 'nothing'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that may be asked, with where and how to reach it.
+
+    Attributes:
+        model: "provider/name", as LiteLLM spells it.
+        api_base, api_key, api_version, extra_headers: for this model alone; by default LiteLLM's usual variables.
+        params: further parameters for this model alone; they win over those of the call.
+    """
+
+    model: str
+    api_base: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    api_version: str | None = None
+    extra_headers: Mapping[str, str] | None = field(default=None, repr=False)
+    params: Mapping[str, Any] = field(default_factory=Hidden, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise TypeError(f"a model is a name such as 'openai/gpt-4o-mini', not {self.model!r}")
+        redaction.remember(self.api_key)
+        object.__setattr__(self, "params", Hidden(self.params))
+
+    @property
+    def transport(self) -> Hidden:
+        """What this model adds to the call's transport parameters."""
+        fields = ("api_base", "api_key", "api_version", "extra_headers")
+        return Hidden({name: value for name in fields if (value := getattr(self, name)) is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to one model.
+
+    `params` can change the answer, `transport` cannot: it is where the request goes, with which credentials. Both are
+    the caller's own objects at the leaves: nothing here or in `provider` changes them.
+    """
+
+    verb: Verb
+    model: str
+    content: Any
+    params: Hidden
+    transport: Hidden = field(default_factory=Hidden)
+    response_model: type[BaseModel] | None = None
+
+    @property
+    def provider(self) -> str:
+        """LiteLLM's name of the provider, as far as the model's name says it."""
+        return str(self.transport.get("custom_llm_provider") or self.model.partition("/")[0])
+
+    def for_model(self, model: Model) -> Request:
+        """The same question to *model*."""
+        return replace(
+            self,
+            model=model.model,
+            params=Hidden({**self.params, **{k: v for k, v in model.params.items() if k not in TRANSPORT}}),
+            transport=Hidden(
+                {**self.transport, **{k: v for k, v in model.params.items() if k in TRANSPORT}, **model.transport}
+            ),
+        )
+
+    def repaired(self, answer: str, complaint: str) -> Request:
+        """The same question after a wrong *answer*: the model is shown what it said and what is wrong with it."""
+        ask = f"That answer does not fit the schema:\n{complaint}\nAnswer again, with the corrected JSON alone."
+        said = [{"role": "assistant", "content": answer}, {"role": "user", "content": ask}]
+        return replace(self, content=[*self.content, *said])
+
+
+def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseModel] | None) -> Request:
+    """Check *messages* and *params* and make a Request of them, for no model yet.
+
+    Raises TypeError or ValueError for whatever no provider could accept. Takes the credentials out of *params*, so that
+    no frame of a traceback still shows them.
+    """
+    transport = _transport(params)
+    check_names(params, Params.__annotations__, OWN)
+    if response_model is not None and "response_format" in params:
+        raise TypeError("give response_model= or response_format=, not both")
+    if response_model is not None and not hasattr(response_model, "model_json_schema"):
+        raise TypeError(f"response_model is a pydantic model class, not {response_model!r}")
+    content = _messages(messages)
+    _check_json("messages", content)
+    return Request("chat", "", content, _checked(params), transport, response_model)
+
+
+def embeddings(inputs: str | Sequence[str], params: dict[str, Any]) -> Request:
+    """Check *inputs* and *params* and make a Request of them, for no model yet. Raises and takes as chat() does."""
+    transport = _transport(params)
+    check_names(params, EmbedParams.__annotations__, OWN[:3])
+    content = [inputs] if isinstance(inputs, str) else list(inputs)
+    if not content:
+        raise ValueError("inputs is empty: there is nothing to embed")
+    for number, text in enumerate(content):
+        if not isinstance(text, str):
+            raise TypeError(f"inputs[{number}] is {type(text).__name__}, not str")
+        if not text:
+            raise ValueError(f"inputs[{number}] is an empty string, which no provider embeds")
+    _check_json("inputs", content)
+    return Request("embeddings", "", content, _checked(params), transport)
+
+
+def check_destination(request: Request, candidates: Sequence[Model]) -> None:
+    """Refuse to send one provider's key, or address, to another provider."""
+    shared = [name for name in ("api_key", "api_base", "extra_headers") if name in request.transport]
+    open_to = {model.model.partition("/")[0] for model in candidates if set(shared) - set(model.transport)}
+    if shared and len(open_to) > 1:
+        raise ValueError(
+            f"{', '.join(shared)} would go to {len(open_to)} providers ({', '.join(sorted(open_to))}); "
+            f"give each model its own: Model({candidates[0].model!r}, {shared[0]}=...)"
+        )
+
+
+def _transport(params: dict[str, Any]) -> Hidden:
+    transport = Hidden({name: params.pop(name) for name in list(params) if name in TRANSPORT})
+    for name, value in transport.items():
+        if name == "extra_headers":
+            redaction.remember([text for header, text in (value or {}).items() if redaction.is_credential(header)])
+        elif redaction.is_credential(name):
+            redaction.remember(value)
+    check_seconds("timeout", transport.get("timeout"))
+    return Hidden({name: value for name, value in transport.items() if value is not None})
+
+
+def _checked(params: dict[str, Any]) -> Hidden:
+    for name, value in params.items():
+        _check_json(name, value)
+    return Hidden({name: value for name, value in params.items() if value is not None})
+
+
+def _messages(messages: Messages) -> list[Mapping[str, Any]]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if isinstance(messages, Mapping) or not isinstance(messages, Sequence):
+        raise TypeError(f"messages is a str or a list of dicts, not {type(messages).__name__}")
+    if not messages:
+        raise ValueError("messages is empty: there is nothing to answer")
+    for number, message in enumerate(messages):
+        _check_message(f"messages[{number}]", message)
+    return list(messages)
+
+
+def _check_message(name: str, message: Any) -> None:
+    if not isinstance(message, Mapping):
+        raise TypeError(f"{name} is {type(message).__name__}, not a dict with 'role' and 'content'")
+    role = message.get("role")
+    if role not in ROLES:
+        raise ValueError(f"{name} has role {role!r}; it is one of {', '.join(ROLES)}")
+    content = message.get("content")
+    if content is None and role in ("system", "developer", "user"):
+        raise ValueError(f"{name} ({role}) has no content")
+    if content is not None and not isinstance(content, (str, list, tuple)):
+        raise TypeError(f"{name}['content'] is {type(content).__name__}, not str or a list of parts")
+    if isinstance(content, (list, tuple)):
+        for number, part in enumerate(content):
+            if not isinstance(part, (Mapping, str)):
+                raise TypeError(f"{name}['content'][{number}] is {type(part).__name__}, not a dict with 'type'")
+
+
+def _check_json(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError unless *value* can be written as JSON in UTF-8."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{name} holds a lone surrogate, which cannot be written as UTF-8; "
+            "clean the text with text.encode('utf-8', 'replace').decode()"
+        ) from None
+    except TypeError as exc:
+        raise TypeError(f"{name} cannot be written as JSON: {exc}") from None
+    except ValueError as exc:
+        raise ValueError(f"{name} cannot be written as JSON: {exc}") from None
+
+
+def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    """Tags are short strings by name. Raises TypeError for anything else."""
+    for name, value in (tags or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"tags are strings by name, not {name!r}: {value!r}")
+    return dict(tags or {})
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """A time span is a positive number of seconds."""
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")

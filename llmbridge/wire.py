@@ -1,0 +1,248 @@
+"""The HTTP of one attempt: what was sent, what came back, and whether it all came.
+
+Every attempt goes through an httpx client of ours, with two hooks. They hold what LiteLLM and the SDKs below it do
+not: one request an attempt (a second one, LiteLLM's or an SDK's own retry, is refused before it is sent), no redirect
+followed (it would carry key and prompt to another host), the status and headers as they were on the wire, and the
+response itself, so that leaving early or failing closes it. LiteLLM leaves a stream open whose parsing failed; if the
+garbage collector closes that inside the connection pool's lock, the thread hangs for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+
+class SecondRequest(Exception):
+    """LiteLLM tried to send a second request within one attempt."""
+
+
+class RedirectRefused(Exception):
+    """The provider answered with a redirect."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """What went over the wire in one attempt.
+
+    Attributes:
+        deadline: time.monotonic() after which the answer may not go on, or None.
+        requests: how many were to be sent; more than one means that something below retried.
+        response: the answer, from its headers on.
+        finished: the body came to its proper end.
+    """
+
+    deadline: float | None = None
+    requests: int = 0
+    host: str | None = None
+    response: httpx.Response | None = None
+    finished: bool = False
+    timed_out: bool = False
+
+    @property
+    def status(self) -> int | None:
+        return self.response.status_code if self.response is not None else None
+
+    @property
+    def headers(self) -> httpx.Headers:
+        return self.response.headers if self.response is not None else httpx.Headers()
+
+    @property
+    def sent(self) -> bool:
+        return self.requests > 0
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, never below a millisecond; None without one."""
+        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.001)
+
+    def expired(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def close(self) -> None:
+        """Give the connection back or hang up. Safe to call twice."""
+        if self.response is not None and isinstance(self.response.stream, httpx.SyncByteStream):
+            with contextlib.suppress(Exception):
+                self.response.close()
+
+    async def aclose(self) -> None:
+        """Same as close(), for an async exchange."""
+        if self.response is not None and isinstance(self.response.stream, httpx.AsyncByteStream):
+            with contextlib.suppress(Exception):
+                await self.response.aclose()
+
+    def hang_up(self) -> None:
+        """Break the connection from another thread: the only way to end a blocked read."""
+        self.timed_out = True
+        stream = self.response.extensions.get("network_stream") if self.response is not None else None
+        sock = stream.get_extra_info("socket") if stream is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(2)
+
+
+current: ContextVar[Exchange | None] = ContextVar("llmbridge_exchange", default=None)
+
+
+def _on_request(request: httpx.Request) -> None:
+    exchange = current.get()
+    if exchange is None:
+        return
+    exchange.requests += 1
+    if exchange.requests > 1:
+        exchange.requests -= 1
+        raise SecondRequest(f"a second {request.method} within one attempt was not sent")
+    exchange.host = request.url.host
+
+
+def _on_response(response: httpx.Response) -> None:
+    exchange = current.get()
+    if exchange is None:
+        return
+    exchange.response = response
+    if response.has_redirect_location:
+        raise RedirectRefused(f"HTTP {response.status_code} to another address was not followed")
+
+
+def _watch(response: httpx.Response) -> None:
+    _on_response(response)
+    exchange = current.get()
+    if exchange is not None and isinstance(response.stream, httpx.SyncByteStream):
+        response.stream = _Body(response.stream, exchange)
+
+
+async def _awatch(response: httpx.Response) -> None:
+    _on_response(response)
+    exchange = current.get()
+    if exchange is not None and isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = _AsyncBody(response.stream, exchange)
+
+
+async def _aon_request(request: httpx.Request) -> None:
+    _on_request(request)
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of an answer: bounded by the call's deadline in total, not only from read to read."""
+
+    def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
+        self._stream = stream
+        self._exchange = exchange
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._stream:
+            if self._exchange.expired():
+                self._exchange.timed_out = True
+                raise httpx.ReadTimeout("the call's deadline passed while the answer was coming")
+            yield piece
+        self._exchange.finished = not self._exchange.timed_out
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncBody(httpx.AsyncByteStream):
+    """Same as _Body; the deadline is the event loop's to keep (asyncio.timeout around each step)."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, exchange: Exchange) -> None:
+        self._stream = stream
+        self._exchange = exchange
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._stream:
+            yield piece
+        self._exchange.finished = True
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _settings() -> dict[str, Any]:
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30)
+    return {"follow_redirects": False, "timeout": httpx.Timeout(600, connect=10), "limits": limits}
+
+
+def new_client() -> httpx.Client:
+    """A sync client that reports to the current exchange."""
+    return httpx.Client(event_hooks={"request": [_on_request], "response": [_watch]}, **_settings())
+
+
+def new_async_client() -> httpx.AsyncClient:
+    """An async client that reports to the current exchange; good for one event loop."""
+    return httpx.AsyncClient(event_hooks={"request": [_aon_request], "response": [_awatch]}, **_settings())
+
+
+class Watchdog:
+    """Hangs up on sync exchanges whose time is over; one daemon thread for the process, started when first needed.
+
+    A socket's timeout starts anew with every byte, so a provider that sends one byte a second would hold a blocked
+    thread for ever. A threading.Timer a chunk was tried: 60 microseconds each, for a thread that almost never acts.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[Exchange, float] = {}
+        self._changed = threading.Condition()
+        self._wakes = 0.0
+        self._pid = 0
+
+    def watch(self, exchange: Exchange, due: float) -> None:
+        """Hang up on *exchange* at *due* (time.monotonic()), unless it is watched anew or left alone before."""
+        with self._changed:
+            self._due[exchange] = due
+            if self._pid != os.getpid():  # a thread does not live on in a forked child
+                self._pid = os.getpid()
+                threading.Thread(target=self._run, name="llmbridge-watchdog", daemon=True).start()
+            elif due < self._wakes:
+                self._changed.notify()
+
+    def leave(self, exchange: Exchange) -> None:
+        """Forget *exchange*."""
+        with self._changed:
+            self._due.pop(exchange, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                late = [exchange for exchange, due in self._due.items() if due <= now]
+                for exchange in late:
+                    del self._due[exchange]
+                self._wakes = min(self._due.values(), default=now + 3600)
+                if not late:
+                    self._changed.wait(self._wakes - now)
+            for exchange in late:
+                exchange.hang_up()
+
+
+watchdog = Watchdog()
+_lock = threading.Lock()
+_client: httpx.Client | None = None
+_async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
+
+
+def client() -> httpx.Client:
+    """The process's sync client."""
+    global _client
+    with _lock:
+        if _client is None or _client.is_closed:
+            _client = new_client()
+        return _client
+
+
+def async_client() -> httpx.AsyncClient:
+    """The running event loop's client: a connection belongs to the loop that opened it."""
+    loop = asyncio.get_running_loop()
+    with _lock:
+        existing = _async_clients.get(loop)
+        if existing is None or existing.is_closed:
+            existing = _async_clients[loop] = new_async_client()
+        return existing
