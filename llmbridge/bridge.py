@@ -17,7 +17,7 @@ from llmbridge.call import Call
 from llmbridge.completion import Completion, Embedding
 from llmbridge.params import EmbedParams, Params
 from llmbridge.record import CallRecord
-from llmbridge.request import Messages, Model, Request
+from llmbridge.request import Inputs, Messages, Model, Request
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 
 
@@ -152,14 +152,14 @@ class Bridge:
 
     def embed(
         self,
-        inputs: str | Sequence[str],
+        inputs: Inputs,
         *,
         model: Models | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         **params: Unpack[EmbedParams],
     ) -> Embedding:
-        """The embeddings of *inputs*, in their order. Raises as complete() does."""
+        """The embeddings of *inputs* (texts, or lists of token ids), in their order. Raises as complete() does."""
         call = self._embeddings(inputs, model, tags, deadline_s, params)
         for attempt in call.attempts():
             with attempt:
@@ -168,7 +168,7 @@ class Bridge:
 
     async def aembed(
         self,
-        inputs: str | Sequence[str],
+        inputs: Inputs,
         *,
         model: Models | None = None,
         tags: Mapping[str, str] | None = None,
@@ -208,7 +208,7 @@ class Bridge:
 
     def _embeddings(
         self,
-        inputs: str | Sequence[str],
+        inputs: Inputs,
         model: Models | None,
         tags: Mapping[str, str] | None,
         deadline_s: float | None,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion, Embedding
-from llmbridge.request import Messages
+from llmbridge.request import Inputs, Messages
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 
 
@@ -67,7 +66,7 @@ def astream(messages: Messages, **arguments: Any) -> AsyncCompletionStream:
         arguments.clear()
 
 
-def embed(inputs: str | Sequence[str], **arguments: Any) -> Embedding:
+def embed(inputs: Inputs, **arguments: Any) -> Embedding:
     """Bridge.embed() of the default Bridge."""
     try:
         return default().embed(inputs, **arguments)
@@ -75,7 +74,7 @@ def embed(inputs: str | Sequence[str], **arguments: Any) -> Embedding:
         arguments.clear()
 
 
-async def aembed(inputs: str | Sequence[str], **arguments: Any) -> Embedding:
+async def aembed(inputs: Inputs, **arguments: Any) -> Embedding:
     """Bridge.aembed() of the default Bridge."""
     try:
         return await default().aembed(inputs, **arguments)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Verb = Literal["chat", "embeddings"]
+Inputs = str | Sequence[str] | Sequence[Sequence[int]]
 Messages = str | Sequence[Mapping[str, Any]]
 OWN = ("model", "tags", "deadline_s", "response_model", "first_chunk_s", "chunk_gap_s")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -113,7 +114,7 @@ def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseMo
     return Request("chat", "", content, _checked(params), transport, response_model)
 
 
-def embeddings(inputs: str | Sequence[str], params: dict[str, Any]) -> Request:
+def embeddings(inputs: Inputs, params: dict[str, Any]) -> Request:
     """Check *inputs* and *params* and make a Request of them, for no model yet. Raises and takes as chat() does."""
     transport = _transport(params)
     check_names(params, EmbedParams.__annotations__, OWN[:3])
@@ -121,10 +122,10 @@ def embeddings(inputs: str | Sequence[str], params: dict[str, Any]) -> Request:
     if not content:
         raise ValueError("inputs is empty: there is nothing to embed")
     for number, text in enumerate(content):
-        if not isinstance(text, str):
-            raise TypeError(f"inputs[{number}] is {type(text).__name__}, not str")
+        if not isinstance(text, (str, list, tuple)):
+            raise TypeError(f"inputs[{number}] is {type(text).__name__}, not a text or a list of token ids")
         if not text:
-            raise ValueError(f"inputs[{number}] is an empty string, which no provider embeds")
+            raise ValueError(f"inputs[{number}] is empty, which no provider embeds")
     _check_json("inputs", content)
     return Request("embeddings", "", content, _checked(params), transport)
 

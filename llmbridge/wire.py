@@ -15,7 +15,6 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -37,16 +36,17 @@ class Exchange:
 
     Attributes:
         deadline: time.monotonic() after which the answer may not go on, or None.
-        requests: how many were to be sent; more than one means that something below retried.
+        watched: LiteLLM was given a client of ours, so `requests` is the truth; else LiteLLM used its own.
+        requests: how many were sent, 0 or 1; a second one is refused.
         response: the answer, from its headers on.
-        finished: the body came to its proper end.
+        timed_out: the connection was broken because time was over.
     """
 
     deadline: float | None = None
+    watched: bool = False
     requests: int = 0
     host: str | None = None
     response: httpx.Response | None = None
-    finished: bool = False
     timed_out: bool = False
 
     @property
@@ -59,14 +59,12 @@ class Exchange:
 
     @property
     def sent(self) -> bool:
-        return self.requests > 0
+        """False if surely nothing was sent."""
+        return self.requests > 0 or not self.watched
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, never below a millisecond; None without one."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.001)
-
-    def expired(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def close(self) -> None:
         """Give the connection back or hang up. Safe to call twice."""
@@ -85,7 +83,7 @@ class Exchange:
         self.timed_out = True
         stream = self.response.extensions.get("network_stream") if self.response is not None else None
         sock = stream.get_extra_info("socket") if stream is not None else None
-        if sock is not None:
+        if sock is not None and self.response is not None and not self.response.is_closed:
             with contextlib.suppress(OSError):
                 sock.shutdown(2)
 
@@ -113,57 +111,12 @@ def _on_response(response: httpx.Response) -> None:
         raise RedirectRefused(f"HTTP {response.status_code} to another address was not followed")
 
 
-def _watch(response: httpx.Response) -> None:
+async def _aon_response(response: httpx.Response) -> None:
     _on_response(response)
-    exchange = current.get()
-    if exchange is not None and isinstance(response.stream, httpx.SyncByteStream):
-        response.stream = _Body(response.stream, exchange)
-
-
-async def _awatch(response: httpx.Response) -> None:
-    _on_response(response)
-    exchange = current.get()
-    if exchange is not None and isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = _AsyncBody(response.stream, exchange)
 
 
 async def _aon_request(request: httpx.Request) -> None:
     _on_request(request)
-
-
-class _Body(httpx.SyncByteStream):
-    """The body of an answer: bounded by the call's deadline in total, not only from read to read."""
-
-    def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
-        self._stream = stream
-        self._exchange = exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self._stream:
-            if self._exchange.expired():
-                self._exchange.timed_out = True
-                raise httpx.ReadTimeout("the call's deadline passed while the answer was coming")
-            yield piece
-        self._exchange.finished = not self._exchange.timed_out
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncBody(httpx.AsyncByteStream):
-    """Same as _Body; the deadline is the event loop's to keep (asyncio.timeout around each step)."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, exchange: Exchange) -> None:
-        self._stream = stream
-        self._exchange = exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
-            yield piece
-        self._exchange.finished = True
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 def _settings() -> dict[str, Any]:
@@ -173,12 +126,12 @@ def _settings() -> dict[str, Any]:
 
 def new_client() -> httpx.Client:
     """A sync client that reports to the current exchange."""
-    return httpx.Client(event_hooks={"request": [_on_request], "response": [_watch]}, **_settings())
+    return httpx.Client(event_hooks={"request": [_on_request], "response": [_on_response]}, **_settings())
 
 
 def new_async_client() -> httpx.AsyncClient:
     """An async client that reports to the current exchange; good for one event loop."""
-    return httpx.AsyncClient(event_hooks={"request": [_aon_request], "response": [_awatch]}, **_settings())
+    return httpx.AsyncClient(event_hooks={"request": [_aon_request], "response": [_aon_response]}, **_settings())
 
 
 class Watchdog:

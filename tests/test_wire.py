@@ -68,7 +68,11 @@ def arguments(record: dict[str, Any], base: str) -> dict[str, Any]:
     known = EmbedParams if record["call"]["verb"] == "embed" else Params
     first = {"model", "messages", "input"}
     special = {name: asked.pop(name) for name in list(asked) if name not in known.__annotations__ and name not in first}
-    return {**asked, **({"provider_params": special} if special else {})}
+    if special:
+        asked["provider_params"] = special
+    if record["call"]["verb"] != "embed":
+        asked["drop_params"] = True  # some callers sent parameters that LiteLLM's table denies the model
+    return asked
 
 
 def ask(record: dict[str, Any], base: str) -> Any:

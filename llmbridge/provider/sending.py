@@ -118,6 +118,8 @@ def _arguments(
     asked = {**request.params, **request.params.get("provider_params", {})}
     asked.pop("provider_params", None)
     arguments = Hidden(copy.deepcopy({**asked, **request.transport}))
+    client = client_for(request.model, request.verb, request.transport, http)
+    exchange.watched = client is not None
     if stream:
         arguments["stream"] = True
         arguments["stream_options"] = {**arguments.get("stream_options", {}), "include_usage": True}
@@ -128,7 +130,7 @@ def _arguments(
             "model": request.model,
             "input" if request.verb == "embeddings" else "messages": copy.deepcopy(request.content),
             "timeout": _timeout_s(request, exchange),
-            "client": client_for(request.model, request.verb, request.transport, http),
+            "client": client,
             "max_retries": 0,
             "num_retries": 0,
             "caching": False,

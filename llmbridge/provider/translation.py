@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from llmbridge import errors
 from llmbridge.redaction import redact
@@ -83,32 +82,32 @@ SILENT = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeou
 def translate(exc: BaseException, exchange: Exchange, *, model: str, provider: str) -> errors.ProviderError:
     """The error of our tree for *exc*, redacted, with no trace of the objects inside *exc*."""
     names = _class_names(exc)
-    status = exchange.status
-    if status is not None and status < 400:
-        # A 200 with an error inside, a redirect, or an answer that could not be read. What LiteLLM says then is the
-        # status in the body where there was one (429 in a stream's error event) and an invention where there was none.
-        status = None
-    elif status is None and exchange.requests == 0:
-        status = None  # nothing was on the wire: LiteLLM's status is its own
-    kind = _by_status(status, names) if status is not None else _by_class(names, exchange)
+    status = exchange.status if exchange.watched else _claimed_status(exc)
+    # Below 400 there is a redirect, a 200 with an error inside, or a 200 that nobody can read: the class speaks.
+    kind = _by_status(status, names) if status is not None and status >= 400 else _by_class(names, exchange)
     sent = exchange.sent and not (exchange.response is None and names & NOT_SENT)
-    fields: dict[str, Any] = {
-        "model": model,
-        "provider": provider,
-        "status": exchange.status,
-        "retry_after_s": retry_after_s(exchange.headers),
-        "request_id": request_id(exchange.headers),
-        "sent": sent,
-    }
-    original = redact(f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}")
-    log.debug("%s failed: %s", model, original)
-    return kind(_sentence(kind, exc, exchange, model, sent), **fields)
+    log.debug("%s failed: %s", model, redact(f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"))
+    return kind(
+        _sentence(kind, exc, exchange, model, sent),
+        model=model,
+        provider=provider,
+        status=status,
+        retry_after_s=retry_after_s(exchange.headers),
+        request_id=request_id(exchange.headers),
+        sent=sent,
+    )
+
+
+def _claimed_status(exc: BaseException) -> int | None:
+    """The status that LiteLLM tells, where it used a client of its own; its 500s are mostly invented."""
+    status = getattr(exc, "status_code", None)
+    return status if isinstance(status, int) and status >= 400 and status != 500 else None
 
 
 def _by_status(status: int, names: frozenset[str]) -> type[errors.ProviderError]:
-    if 400 <= status < 500:
+    if status in (400, 413, 422):
         for name in _SHARPER:
-            if name in names and status in (400, 413, 422):
+            if name in names:
                 return BY_CLASS[name]
     if status in BY_STATUS:
         return BY_STATUS[status]
@@ -118,12 +117,12 @@ def _by_status(status: int, names: frozenset[str]) -> type[errors.ProviderError]
 def _by_class(names: frozenset[str], exchange: Exchange) -> type[errors.ProviderError]:
     if exchange.timed_out or names & SILENT:
         return errors.ProviderTimeout
-    answered = exchange.response is not None
-    for name, kind in BY_CLASS.items():
-        if name in names:
-            # After a 200, "bad request" is LiteLLM's word for an answer that it could not read.
-            return errors.ProviderUnavailable if answered and kind is errors.BadRequest else kind
-    return errors.ProviderUnavailable
+    kind = next((kind for name, kind in BY_CLASS.items() if name in names), errors.ProviderUnavailable)
+    if exchange.response is not None and kind is errors.BadRequest:
+        return errors.ProviderUnavailable  # after a 200 that is LiteLLM's word for an answer that it cannot read
+    if not exchange.sent and kind is errors.ProviderUnavailable:
+        return errors.BadRequest  # nothing was sent: LiteLLM itself failed on the request
+    return kind
 
 
 def _class_names(exc: BaseException) -> frozenset[str]:
@@ -145,16 +144,17 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 def _sentence(
     kind: type[errors.ProviderError], exc: BaseException, exchange: Exchange, model: str, sent: bool
 ) -> str:
-    words = redact(str(exc)).strip() or type(exc).__name__
+    # LiteLLM puts whole tracebacks, with this machine's paths, into its messages.
+    words = redact(str(exc).partition("Traceback (most recent call last)")[0]).strip() or type(exc).__name__
     if exchange.response is not None and exchange.response.has_redirect_location:
         what = f"answered with a redirect (HTTP {exchange.status}), which is never followed: it would carry the key away"
         return f"{model} {what}; set api_base to the final address"
     if kind is errors.AuthenticationFailed:
         return f"{model} refused the key (HTTP {exchange.status or 'none'}): {words}"
-    if not sent and exchange.requests:
-        return f"{model} could not be reached at {exchange.host}, nothing was sent: {words}"
-    if not sent:
+    if not exchange.sent:
         return f"{model} was not asked, LiteLLM refused the request: {words}"
+    if not sent:
+        return f"{model} could not be reached at {exchange.host or 'its host'}, nothing was sent: {words}"
     if kind is errors.ProviderTimeout:
         return f"{model} did not answer in time: {words}"
     if exchange.status is not None and exchange.status < 400:
