@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmbridge.bridge import Bridge, Plan, tagged
     from llmbridge.cassette import replay
     from llmbridge.completion import Chunk, Completion, Embedding, Usage
-    from llmbridge.default import acomplete, aembed, astream, complete, configure, embed, stream
+    from llmbridge.default import acomplete, aembed, astream, complete, configure, embed, stream, warm
     from llmbridge.errors import (
         AllAttemptsFailed,
         AuthenticationFailed,
@@ -44,13 +44,12 @@ if TYPE_CHECKING:
     from llmbridge.record import AttemptRecord, CallRecord
     from llmbridge.request import Model
     from llmbridge.streams import AsyncCompletionStream, CompletionStream
-    from llmbridge.warming import warm
 
 _HOME = {
     "llmbridge.bridge": ("Bridge", "Plan", "tagged"),
     "llmbridge.cassette": ("replay",),
     "llmbridge.completion": ("Chunk", "Completion", "Embedding", "Usage"),
-    "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream"),
+    "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream", "warm"),
     "llmbridge.errors": (
         "AllAttemptsFailed",
         "AuthenticationFailed",

@@ -167,7 +167,7 @@ def _messages(messages: Messages) -> list[Mapping[str, Any]]:
         raise ValueError("messages is empty: there is nothing to answer")
     for number, message in enumerate(messages):
         _check_message(f"messages[{number}]", message)
-    return list(messages)
+    return [*messages]  # type: ignore[list-item] # every one was found to be a mapping
 
 
 def _check_message(name: str, message: Any) -> None:

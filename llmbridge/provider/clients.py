@@ -30,7 +30,8 @@ CALLED_BY_LITELLM = frozenset(
     }
 )  # fmt: skip
 CALLED_BY_SDK = frozenset({"openai", "custom_openai", "text-completion-openai"})
-# LiteLLM reaches the embeddings of these otherwise than their chat.
+# LiteLLM reaches the embeddings of some otherwise than their chat. Vertex AI is in neither: its async side drops the
+# client that it is given.
 EMBEDDED_BY_SDK = frozenset(
     {
         "azure_ai", "custom_openai", "fireworks_ai", "litellm_proxy", "mistral", "nebius", "nvidia_nim", "openai",
@@ -42,7 +43,7 @@ EMBEDDED_BY_LITELLM = frozenset(
         "bedrock", "cohere", "cohere_chat", "cometapi", "dashscope", "databricks", "edenai", "gemini", "hosted_vllm",
         "huggingface", "infinity", "jina_ai", "llamafile", "lm_studio", "openai_like", "openrouter", "ovhcloud",
         "perplexity", "qwen_ai_platform", "qwencloud", "sambanova", "snowflake", "triton", "vercel_ai_gateway",
-        "vertex_ai", "volcengine", "voyage",
+        "volcengine", "voyage",
     }
 )  # fmt: skip
 
@@ -92,7 +93,7 @@ def _handler(http: httpx.Client | httpx.AsyncClient) -> Any:
 def _async_handler_class() -> Any:
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
-    class Handler(AsyncHTTPHandler):  # type: ignore[misc]
+    class Handler(AsyncHTTPHandler):
         """LiteLLM's wrapper around an async client of ours, and around another of ours when it tries again."""
 
         def create_client(self, *_: Any, **__: Any) -> httpx.AsyncClient:
@@ -114,16 +115,16 @@ class _Once:
     def max_retries(self, _: int) -> None: ...
 
 
-class _OpenAI(_Once, openai.OpenAI): ...  # type: ignore[misc]
+class _OpenAI(_Once, openai.OpenAI): ...
 
 
-class _AsyncOpenAI(_Once, openai.AsyncOpenAI): ...  # type: ignore[misc]
+class _AsyncOpenAI(_Once, openai.AsyncOpenAI): ...
 
 
-class _AzureOpenAI(_Once, openai.AzureOpenAI): ...  # type: ignore[misc]
+class _AzureOpenAI(_Once, openai.AzureOpenAI): ...
 
 
-class _AsyncAzureOpenAI(_Once, openai.AsyncAzureOpenAI): ...  # type: ignore[misc]
+class _AsyncAzureOpenAI(_Once, openai.AsyncAzureOpenAI): ...
 
 
 def _openai(transport: Mapping[str, Any], key: str | None, base: str | None, http: Any) -> Any:

@@ -90,15 +90,27 @@ def _plain(value: Any) -> Any:
     return value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
 
 
-def _usage(usage: Any, *, estimated: bool = False) -> Usage | None:
+def _usage(usage: Any, *, total: int = 0, estimated: bool = False) -> Usage | None:
     """Token counts, or None if there are none. A negative count is no count: it would lower a bill."""
     if usage is None:
         return None
     fields: dict[str, Any] = _plain(usage)
-    counts = [fields.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
-    if any(not isinstance(count, int) or count < 0 for count in counts if count is not None) or not any(counts):
+    counts = [fields.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or not any(counts):
         return None
+    _complete_counts(fields, *counts[:2], total=max(total, counts[2]))
     return Usage.model_validate({**fields, "estimated": estimated})
+
+
+def _complete_counts(fields: dict[str, Any], prompt: int, completion: int, *, total: int) -> None:
+    """Book the tokens of *total* that neither count has: LiteLLM leaves out Gemini's tool-use prompt, for one.
+
+    What is known as tool use is input; anything else is taken for output, the dearer side.
+    """
+    missing = max(total - prompt - completion, 0)
+    tool_use = min((fields.get("prompt_tokens_details") or {}).get("tool_use_tokens") or 0, missing)
+    fields["prompt_tokens"], fields["completion_tokens"] = prompt + tool_use, completion + missing - tool_use
+    fields["total_tokens"] = fields["prompt_tokens"] + fields["completion_tokens"]
 
 
 def chunk_from(chunk: Any) -> Chunk:
@@ -143,4 +155,12 @@ def usage_from(wrapper: Any, last: Any) -> Usage | None:
     They are summed up from the provider's chunks, which LiteLLM keeps in `chunks`; where none of those has a usage,
     they are LiteLLM's own estimate.
     """
-    return _usage(last, estimated=not any(getattr(chunk, "usage", None) for chunk in wrapper.chunks))
+    reported = [usage for chunk in wrapper.chunks if (usage := getattr(chunk, "usage", None))]
+    total = max((usage.total_tokens or 0 for usage in reported), default=0)
+    return _usage(last, total=total, estimated=not reported)
+
+
+def response_model_of(chunk: Any) -> str | None:
+    """The model's name in the answer. Streams keep it aside and say the name that was asked for."""
+    named = (getattr(chunk, "_hidden_params", None) or {}).get("provider_response_model")
+    return named if isinstance(named, str) else None
