@@ -238,23 +238,23 @@ class Attempt:
             self.record.first_chunk_s = time.monotonic() - self._started
         self.ready.append(chunk)
 
-    def interrupted(self, error: ProviderError) -> StreamInterrupted:
-        """The error for a reader who has seen content when *error* came."""
-        text = self.text
-        broken = StreamInterrupted(
-            f"the answer broke off after {len(text):,} characters, which .partial holds: {error}",
-            partial=text,
-            model=error.model,
-            provider=error.provider,
-            status=error.status,
-            retry_after_s=error.retry_after_s,
-            request_id=error.request_id,
-        )
-        self._fail(broken)
-        self._call.failed(broken)
-        self._call.finish("failed", broken)
+    def interrupted(self, error: ProviderError) -> ProviderError:
+        """End the call with *error*, which came after the reader had seen content, and return what to raise for it."""
+        if not isinstance(error, InvalidOutput):
+            error = StreamInterrupted(
+                f"the answer broke off after {len(self.text):,} characters, which .partial holds: {error}",
+                partial=self.text,
+                model=error.model,
+                provider=error.provider,
+                status=error.status,
+                retry_after_s=error.retry_after_s,
+                request_id=error.request_id,
+            )
         self.done = True
-        return broken
+        self._fail(error)
+        self._call.failed(error)
+        self._call.finish("failed", error)
+        return error
 
     def leave(self, outcome: Any = "left", error: BaseException | None = None) -> None:
         """End a stream before its end: what came was sent, what it cost is unknown."""

@@ -158,7 +158,7 @@ def _checked(params: dict[str, Any]) -> Hidden:
     return Hidden({name: value for name, value in params.items() if value is not None})
 
 
-def _messages(messages: Messages) -> list[Mapping[str, Any]]:
+def _messages(messages: Any) -> list[Mapping[str, Any]]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
     if isinstance(messages, Mapping) or not isinstance(messages, Sequence):
@@ -167,7 +167,7 @@ def _messages(messages: Messages) -> list[Mapping[str, Any]]:
         raise ValueError("messages is empty: there is nothing to answer")
     for number, message in enumerate(messages):
         _check_message(f"messages[{number}]", message)
-    return [*messages]  # type: ignore[list-item] # every one was found to be a mapping
+    return list(messages)
 
 
 def _check_message(name: str, message: Any) -> None:

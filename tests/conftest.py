@@ -1,0 +1,116 @@
+"""Fixtures that make one test body true of all verbs: `ask`, `sim`, `records`, `run`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from llmbridge import default, wire
+from llmbridge.bridge import Bridge
+from llmbridge.completion import Completion
+from llmbridge.record import CallRecord
+from llmbridge.redaction import is_credential
+from tests.simulator import Simulator
+
+
+VERBS = ("complete", "acomplete", "stream", "astream")
+Ask = Callable[..., Completion]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Run]:
+    """Run a coroutine to its end, on one event loop for the whole session: its HTTP client lives as long."""
+    with asyncio.Runner() as runner:
+        yield lambda coroutine: runner.run(coroutine, context=contextvars.copy_context())
+        runner.run(_close_client())
+    wire.client().close()
+
+
+async def _close_client() -> None:
+    await wire.async_client().aclose()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
+@pytest.fixture(autouse=True)
+def no_real_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can spend money: the environment's credentials are gone."""
+    import os
+
+    for name in list(os.environ):
+        if is_credential(name) or name.endswith("_API_BASE") or name.startswith("OPENAI_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def fresh_default(monkeypatch: pytest.MonkeyPatch) -> Bridge:
+    """Each test has a default Bridge of its own."""
+    bridge = Bridge()
+    monkeypatch.setattr(default, "_bridge", bridge)
+    return bridge
+
+
+@pytest.fixture
+def records(fresh_default: Bridge) -> list[CallRecord]:
+    """Every record that the default Bridge publishes in this test."""
+    heard: list[CallRecord] = []
+    fresh_default.subscribe(heard.append)
+    return heard
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulator]:
+    """A provider on loopback."""
+    with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture(params=VERBS)
+def verb(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def ask(verb: str, run: Run) -> Ask:
+    """Ask the default Bridge by each verb in turn and return the Completion; streams are read to their end."""
+    return asking(verb, run)
+
+
+def asking(verb: str, run: Run) -> Ask:
+    """The `ask` of one verb."""
+
+    def ask(messages: Any, **arguments: Any) -> Completion:
+        bridge = default.default()
+        if verb == "complete":
+            return bridge.complete(messages, **arguments)
+        if verb == "acomplete":
+            answer: Completion = run(bridge.acomplete(messages, **arguments))
+            return answer
+        if verb == "stream":
+            with bridge.stream(messages, **arguments) as chunks:
+                for _ in chunks:
+                    pass
+            return chunks.completion
+        streamed: Completion = run(_read(bridge, messages, arguments))
+        return streamed
+
+    return ask
+
+
+async def _read(bridge: Bridge, messages: Any, arguments: dict[str, Any]) -> Completion:
+    async with bridge.astream(messages, **arguments) as chunks:
+        async for _ in chunks:
+            pass
+    return chunks.completion
+
+
+@pytest.fixture(autouse=True)
+def litellm_quiet() -> None:
+    """LiteLLM prints warnings to stderr; what a test wants to see of it, it asks for."""
+    logging.getLogger("LiteLLM").setLevel(logging.ERROR)

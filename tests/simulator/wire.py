@@ -1,0 +1,105 @@
+"""What all formats share: the request as it was read, its route, and JSON on the wire."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import unquote
+
+
+Format = Literal["openai", "anthropic", "gemini", "ollama"]
+Verb = Literal["chat", "generate", "embed", "embed_many", "show"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it arrived. *headers* have lower-case names; *body* is None unless JSON."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Any
+    raw: bytes
+
+    @property
+    def key(self) -> str:
+        """The API key that came with it, from wherever its format puts it; "" if none."""
+        bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
+        header = self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
+        return header or bearer or self.query.get("key", "")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request understood: which format, which verb, which model, streaming or not."""
+
+    format: Format
+    verb: Verb
+    model: str
+    stream: bool
+    body: Mapping[str, Any]
+    key: str = ""
+
+
+_GEMINI = re.compile(r"/models/(?P<model>[^:]+):(?P<method>\w+)$")
+_GEMINI_VERBS: dict[str, Verb] = {
+    "generateContent": "chat",
+    "streamGenerateContent": "chat",
+    "embedContent": "embed",
+    "batchEmbedContents": "embed_many",
+}
+_ENDINGS: tuple[tuple[str, Format, Verb], ...] = (
+    ("/chat/completions", "openai", "chat"),
+    ("/embeddings", "openai", "embed"),
+    ("/v1/messages", "anthropic", "chat"),
+    ("/api/chat", "ollama", "chat"),
+    ("/api/generate", "ollama", "generate"),
+    ("/api/embed", "ollama", "embed"),
+    ("/api/show", "ollama", "show"),
+)
+
+
+def understand(seen: Seen) -> Asked | None:
+    """Tell the format from the path's end; None for what no provider here answers."""
+    body = seen.body if isinstance(seen.body, dict) else {}
+    if seen.method != "POST":
+        return None
+    if match := _GEMINI.search(seen.path):
+        return _gemini(match, body, seen.key)
+    for ending, format, verb in _ENDINGS:
+        if seen.path.endswith(ending):
+            # Ollama streams unless told not to; the others don't unless told to.
+            stream = bool(body.get("stream", format == "ollama")) and verb in ("chat", "generate")
+            return Asked(format, verb, str(body.get("model", "")), stream, body, seen.key)
+    return None
+
+
+def _gemini(match: re.Match[str], body: Mapping[str, Any], key: str) -> Asked | None:
+    method = match["method"]
+    if method not in _GEMINI_VERBS:
+        return None
+    stream = method.startswith("stream")
+    return Asked("gemini", _GEMINI_VERBS[method], unquote(match["model"]), stream, body, key)
+
+
+def encode(value: Any) -> bytes:
+    """JSON as providers send it: compact, UTF-8; lone surrogates, which UTF-8 lacks, are escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def sse(value: Any, event: str | None = None) -> bytes:
+    """One server-sent event."""
+    name = f"event: {event}\n".encode() if event else b""
+    return name + b"data: " + encode(value) + b"\n\n"
+
+
+def vector(row: int, dimensions: int) -> list[float]:
+    """Deterministic numbers that 32-bit floats hold exactly."""
+    return [((row * 7 + column * 5) % 33 - 16) / 32 for column in range(dimensions)]
