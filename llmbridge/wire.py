@@ -12,14 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import threading
 import time
 import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+
+
+TAIL_BYTES = 65_536
+_REASON = re.compile(rb'"(?:finish|stop|done|completion|block)_?reason"\s*:\s*"[^"]', re.I)
 
 
 class SecondRequest(Exception):
@@ -40,6 +47,7 @@ class Exchange:
         requests: how many were sent, 0 or 1; a second one is refused.
         response: the answer, from its headers on.
         timed_out: the connection was broken because time was over.
+        streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
     """
 
     deadline: float | None = None
@@ -48,6 +56,8 @@ class Exchange:
     host: str | None = None
     response: httpx.Response | None = None
     timed_out: bool = False
+    streaming: bool = False
+    tail: deque[bytes] = field(default_factory=deque)
 
     @property
     def status(self) -> int | None:
@@ -65,6 +75,10 @@ class Exchange:
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, never below a millisecond; None without one."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.001)
+
+    def names_its_end(self) -> bool:
+        """Whether the end of the answer's body gives a reason for ending, under any of the names in use for one."""
+        return _REASON.search(b"".join(self.tail)) is not None
 
     def close(self) -> None:
         """Give the connection back or hang up. Safe to call twice."""
@@ -95,6 +109,8 @@ def _on_request(request: httpx.Request) -> None:
     exchange = current.get()
     if exchange is None:
         return
+    if exchange.streaming:
+        request.headers["accept-encoding"] = "identity"  # or the tail of the answer could not be read
     exchange.requests += 1
     if exchange.requests > 1:
         exchange.requests -= 1
@@ -106,6 +122,10 @@ def _on_response(response: httpx.Response) -> None:
     exchange = current.get()
     if exchange is None:
         return
+    if exchange.streaming and isinstance(response.stream, httpx.SyncByteStream):
+        response.stream = _Tee(response.stream, exchange.tail)
+    elif exchange.streaming and isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = _AsyncTee(response.stream, exchange.tail)
     exchange.response = response
     if response.has_redirect_location:
         raise RedirectRefused(f"HTTP {response.status_code} to another address was not followed")
@@ -117,6 +137,44 @@ async def _aon_response(response: httpx.Response) -> None:
 
 async def _aon_request(request: httpx.Request) -> None:
     _on_request(request)
+
+
+def _keep(tail: deque[bytes], piece: bytes) -> None:
+    tail.append(piece)
+    while len(tail) > 1 and sum(map(len, tail)) - len(tail[0]) > TAIL_BYTES:
+        tail.popleft()
+
+
+class _Tee(httpx.SyncByteStream):
+    """A body that leaves its end in *tail*."""
+
+    def __init__(self, stream: httpx.SyncByteStream, tail: deque[bytes]) -> None:
+        self._stream = stream
+        self._tail = tail
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._stream:
+            _keep(self._tail, piece)
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncTee(httpx.AsyncByteStream):
+    """Same as _Tee."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, tail: deque[bytes]) -> None:
+        self._stream = stream
+        self._tail = tail
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._stream:
+            _keep(self._tail, piece)
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _settings() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmbridge.completion import Choice, Chunk, Completion, Embedding, Function, Message, ToolCall, ToolCallDelta, Usage
+from llmbridge.wire import Exchange
 
 
 # Fields of LiteLLM's message and delta that are read by name; whatever else is set there goes along as it is.
@@ -140,13 +141,16 @@ def _tool_call_delta(call: Any) -> ToolCallDelta:
     return ToolCallDelta(call.index or 0, call.id, function.name, function.arguments or "")
 
 
-def is_complete(wrapper: Any) -> bool:
+def is_complete(wrapper: Any, exchange: Exchange) -> bool:
     """Whether the provider said that a stream's answer is complete.
 
-    LiteLLM makes up both a finish reason and a usage for a stream that broke off. These two attributes are what it
-    had from the provider; tests/test_litellm_facts.py holds it to that.
+    LiteLLM makes up a finish reason and a usage for a stream that broke off. `received_finish_reason` is what it had
+    from the provider, for every format but Gemini's, of which it reads "stop" into every chunk: there the body's own
+    end decides. tests/test_litellm_facts.py holds LiteLLM to that.
     """
-    return bool(wrapper.received_finish_reason or wrapper.intermittent_finish_reason)
+    if wrapper.received_finish_reason:
+        return True
+    return bool(wrapper.intermittent_finish_reason) and exchange.names_its_end()
 
 
 def usage_from(wrapper: Any, last: Any) -> Usage | None:

@@ -119,7 +119,7 @@ def _arguments(
     asked.pop("provider_params", None)
     arguments = Hidden(copy.deepcopy({**asked, **request.transport}))
     client = client_for(request.model, request.verb, request.transport, http)
-    exchange.watched = client is not None
+    exchange.watched, exchange.streaming = client is not None, stream
     if stream:
         arguments["stream"] = True
         arguments["stream_options"] = {**arguments.get("stream_options", {}), "include_usage": True}

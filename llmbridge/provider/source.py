@@ -8,7 +8,7 @@ from typing import Any
 from llmbridge import wire
 from llmbridge.completion import Chunk, Usage
 from llmbridge.errors import ProviderError
-from llmbridge.provider.reading import chunk_from, is_complete, usage_from
+from llmbridge.provider.reading import chunk_from, is_complete, response_model_of, usage_from
 from llmbridge.provider.translation import translate
 from llmbridge.request import Request
 from llmbridge.wire import Exchange
@@ -35,6 +35,7 @@ class Source:
         self._started_at = time.monotonic()
         self._begun = False
         self._usage: Any = None
+        self._response_model: str | None = None
         self._guard()
 
     def attach(self, wrapper: Any) -> Source:
@@ -78,9 +79,11 @@ class Source:
 
     def _read(self, said: Any) -> Chunk:
         chunk = chunk_from(said)
-        if chunk.finish_reason and not is_complete(self._wrapper):
+        if chunk.finish_reason and not is_complete(self._wrapper, self._exchange):
             raise BrokenOff("the stream ended before the provider said that the answer is complete")
         self._usage = getattr(said, "usage", None) or self._usage
+        if self._response_model is None:
+            self._response_model = response_model_of(said)
         self._begun = self._begun or chunk.has_content
         if self._gap_s is not None and self._begun:
             self._guard()
@@ -96,13 +99,18 @@ class Source:
 
     def _at_end(self) -> ProviderError | None:
         wire.watchdog.leave(self._exchange)
-        if is_complete(self._wrapper):
+        if is_complete(self._wrapper, self._exchange):
             return None
         return self._translated(BrokenOff("the stream ended before the provider said that the answer is complete"))
 
     def _translated(self, exc: Exception) -> ProviderError:
         wire.watchdog.leave(self._exchange)
         return translate(exc, self._exchange, model=self._request.model, provider=self._request.provider)
+
+    @property
+    def response_model(self) -> str | None:
+        """The model's name in the answer, as far as LiteLLM keeps it."""
+        return self._response_model
 
     def usage(self) -> Usage | None:
         """The token counts, once the chunks are over; `estimated` if no chunk from the provider had any."""
