@@ -48,6 +48,7 @@ class Exchange:
         response: the answer, from its headers on.
         timed_out: the connection was broken because time was over.
         streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
+        headers_s: how long to wait for the answer's headers, if that is shorter than for its body.
     """
 
     deadline: float | None = None
@@ -57,6 +58,8 @@ class Exchange:
     response: httpx.Response | None = None
     timed_out: bool = False
     streaming: bool = False
+    headers_s: float | None = None
+    body_timeout_s: float | None = None
     tail: deque[bytes] = field(default_factory=deque)
 
     @property
@@ -109,6 +112,10 @@ def _on_request(request: httpx.Request) -> None:
     exchange = current.get()
     if exchange is None:
         return
+    if exchange.headers_s is not None:
+        # httpcore looks the timeout up anew for each phase: this one is for the headers, _on_response sets the body's.
+        timeout = request.extensions["timeout"]
+        exchange.body_timeout_s, timeout["read"] = timeout["read"], exchange.headers_s
     if exchange.streaming:
         request.headers["accept-encoding"] = "identity"  # or the tail of the answer could not be read
     exchange.requests += 1
@@ -122,6 +129,8 @@ def _on_response(response: httpx.Response) -> None:
     exchange = current.get()
     if exchange is None:
         return
+    if exchange.headers_s is not None:
+        response.request.extensions["timeout"]["read"] = exchange.body_timeout_s
     if exchange.streaming and isinstance(response.stream, httpx.SyncByteStream):
         response.stream = _Tee(response.stream, exchange.tail)
     elif exchange.streaming and isinstance(response.stream, httpx.AsyncByteStream):

@@ -64,11 +64,17 @@ def records(fresh_default: Bridge) -> list[CallRecord]:
     return heard
 
 
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[Simulator]:
+    with Simulator() as running:
+        yield running
+
+
 @pytest.fixture
-def sim() -> Iterator[Simulator]:
-    """A provider on loopback."""
-    with Simulator() as simulator:
-        yield simulator
+def sim(simulator: Simulator) -> Simulator:
+    """A provider on loopback, with nothing scripted and nothing asked yet."""
+    simulator.reset()
+    return simulator
 
 
 @pytest.fixture(params=VERBS)

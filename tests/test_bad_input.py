@@ -37,7 +37,6 @@ PROVIDERS = {
     "gemini": "gemini/gemini-2.5-flash",
     "ollama_chat": "ollama_chat/llama3.2",
 }
-KEYED = {"openai", "anthropic", "gemini", "azure"}
 # How many events of its stream each provider spends before, and with, the first two pieces of text.
 BEFORE_CONTENT = {"openai": 1, "anthropic": 2, "gemini": 0, "ollama_chat": 0}
 AFTER_CONTENT = {"openai": 3, "anthropic": 4, "gemini": 2, "ollama_chat": 2}
@@ -417,11 +416,11 @@ def test_a_stream_without_text_is_an_empty_answer(ask: Ask, sim: Simulator, mode
     assert (reply.text, reply.finish_reason) == ("", finish)
 
 
-def test_an_answer_of_ten_megabytes_is_read_whole(ask: Ask, sim: Simulator, model: Model) -> None:
+def test_an_answer_of_ten_megabytes_is_read_whole(ask: Ask, sim: Simulator, gpt: Model) -> None:
     text = "".join(f"Trout {number:08}. " for number in range(640_000))
     sim.script(Reply(text=text, finish="length"))
 
-    read = ask(FISH, model=model).text
+    read = ask(FISH, model=gpt).text
 
     # Lengths first: nobody wants to see the difference of ten megabytes.
     assert len(read) == len(text)

@@ -8,10 +8,12 @@ provider of LiteLLM's list and says which ones that are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import openai
@@ -30,8 +32,8 @@ CALLED_BY_LITELLM = frozenset(
     }
 )  # fmt: skip
 CALLED_BY_SDK = frozenset({"openai", "custom_openai", "text-completion-openai"})
-# LiteLLM reaches the embeddings of some otherwise than their chat. Vertex AI is in neither: its async side drops the
-# client that it is given.
+DROPPED_WHEN_ASYNC = frozenset({("chat", "aiohttp_openai"), ("embeddings", "gemini"), ("embeddings", "vertex_ai")})
+# LiteLLM reaches the embeddings of some otherwise than their chat.
 EMBEDDED_BY_SDK = frozenset(
     {
         "azure_ai", "custom_openai", "fireworks_ai", "litellm_proxy", "mistral", "nebius", "nvidia_nim", "openai",
@@ -43,13 +45,20 @@ EMBEDDED_BY_LITELLM = frozenset(
         "bedrock", "cohere", "cohere_chat", "cometapi", "dashscope", "databricks", "edenai", "gemini", "hosted_vllm",
         "huggingface", "infinity", "jina_ai", "llamafile", "lm_studio", "openai_like", "openrouter", "ovhcloud",
         "perplexity", "qwen_ai_platform", "qwencloud", "sambanova", "snowflake", "triton", "vercel_ai_gateway",
-        "volcengine", "voyage",
+        "vertex_ai", "volcengine", "voyage",
     }
 )  # fmt: skip
 
 
-def client_for(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Client | httpx.AsyncClient) -> Any:
-    """The `client=` for *model*, around *http*; None where LiteLLM has to use its own."""
+class Route(NamedTuple):
+    """The `client=` for one request; `watched` is whether whatever LiteLLM sends goes through it."""
+
+    client: Any
+    watched: bool
+
+
+def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Client | httpx.AsyncClient) -> Route:
+    """How to reach *model*, around *http*. Without a client LiteLLM uses its own."""
     try:
         _, provider, key, base = litellm().get_llm_provider(
             model=model,
@@ -57,16 +66,23 @@ def client_for(model: str, verb: str, transport: Mapping[str, Any], http: httpx.
             api_base=transport.get("api_base"),
             api_key=transport.get("api_key"),
         )
-    except Exception:  # an unknown model: LiteLLM says so itself, at the call
-        return None
-    if provider == "azure":
-        return _azure(transport, http)
+    except Exception:  # an unknown model: LiteLLM says so itself, at the call, before anything is sent
+        return Route(None, watched=True)
     sdk, direct = _tables(verb)
-    if provider in direct:
-        return _handler(http)
-    if provider in sdk:
-        return _openai(transport, key, base, http)
-    return None
+    if provider == "azure":
+        client = _azure(transport, http)
+    elif (verb, provider) in DROPPED_WHEN_ASYNC and isinstance(http, httpx.AsyncClient):
+        client = None
+    elif provider in direct:
+        client = _handler(http)
+    else:
+        client = _openai(transport, key, base, http) if provider in sdk else None
+    return Route(client, watched=client is not None)
+
+
+def is_sdk(client: Any) -> bool:
+    """Whether LiteLLM may go through the OpenAI SDK with this client."""
+    return client is None or isinstance(client, (openai.OpenAI, openai.AsyncOpenAI))
 
 
 @functools.cache
@@ -79,29 +95,46 @@ def _tables(verb: str) -> tuple[frozenset[str], frozenset[str]]:
 
 def _handler(http: httpx.Client | httpx.AsyncClient) -> Any:
     """LiteLLM's wrapper around *http*. Made per call: it holds no connection of its own."""
-    from litellm.llms.custom_httpx.http_handler import HTTPHandler
-
+    sync, asynchronous = _handler_classes()
     if isinstance(http, httpx.Client):
-        return HTTPHandler(client=http)
-    handler = _async_handler_class().__new__(_async_handler_class())
+        return sync(client=http)
+    handler = asynchronous.__new__(asynchronous)  # its __init__ would open another client, on another transport
     handler.timeout, handler.event_hooks = None, None
     handler.client = http
     return handler
 
 
 @functools.cache
-def _async_handler_class() -> Any:
-    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+def _handler_classes() -> tuple[Any, Any]:
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, HTTPHandler
 
-    class Handler(AsyncHTTPHandler):
-        """LiteLLM's wrapper around an async client of ours, and around another of ours when it tries again."""
+    class Handler(HTTPHandler):
+        def post(self, url: str, *args: Any, **kwargs: Any) -> Any:
+            return super().post(url, *args, **_compact(kwargs))
+
+    class AsyncHandler(AsyncHTTPHandler):
+        async def post(self, url: str, *args: Any, **kwargs: Any) -> Any:
+            return await super().post(url, *args, **_compact(kwargs))
 
         def create_client(self, *_: Any, **__: Any) -> httpx.AsyncClient:
             # LiteLLM sends a request a second time when the connection failed. The hooks refuse it, if it goes
             # through them; LiteLLM closes this client afterwards, so it is not the shared one.
             return wire.new_async_client()
 
-    return Handler
+    return Handler, AsyncHandler
+
+
+def _compact(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The request with its JSON as httpx writes it, so that both colours send the same bytes.
+
+    For some providers (Anthropic) LiteLLM writes the JSON itself in one colour and leaves it to httpx in the other. A
+    signed body (AWS) stays as it is. Costs one parse, some 20 microseconds for a short prompt.
+    """
+    data, headers = kwargs.get("data"), kwargs.get("headers") or {}
+    if isinstance(data, str) and "AWS4-HMAC" not in str(headers.get("Authorization")):
+        with contextlib.suppress(ValueError):
+            kwargs["data"] = json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":"))
+    return kwargs
 
 
 class _Once:

@@ -16,7 +16,7 @@ import httpx
 from llmbridge import wire
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import ProviderError
-from llmbridge.provider.clients import client_for
+from llmbridge.provider.clients import is_sdk, route
 from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
@@ -67,7 +67,7 @@ async def aembed(request: Request, exchange: Exchange) -> Embedding:
 def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = False) -> Any:
     """LiteLLM's answer, or the error: returned, so that it is raised where no `except` is under way."""
     token = wire.current.set(exchange)
-    if exchange.deadline is not None:
+    if exchange.deadline is not None and not stream:
         wire.watchdog.watch(exchange, exchange.deadline)
     try:
         return getattr(litellm(), verb)(**_arguments(request, exchange, wire.client(), stream))
@@ -118,8 +118,8 @@ def _arguments(
     asked = {**request.params, **request.params.get("provider_params", {})}
     asked.pop("provider_params", None)
     arguments = Hidden(copy.deepcopy({**asked, **request.transport}))
-    client = client_for(request.model, request.verb, request.transport, http)
-    exchange.watched, exchange.streaming = client is not None, stream
+    client, exchange.watched = route(request.model, request.verb, request.transport, http)
+    exchange.streaming = stream
     if stream:
         arguments["stream"] = True
         arguments["stream_options"] = {**arguments.get("stream_options", {}), "include_usage": True}
@@ -131,13 +131,14 @@ def _arguments(
             "input" if request.verb == "embeddings" else "messages": copy.deepcopy(request.content),
             "timeout": _timeout_s(request, exchange),
             "client": client,
-            "max_retries": 0,
             "num_retries": 0,
             "caching": False,
             "cache": {"no-cache": True, "no-store": True},
             "no-log": True,
         }
     )
+    if is_sdk(client):
+        arguments["max_retries"] = 0  # the SDK's; LiteLLM writes it into the body of what it sends itself
     if request.verb == "chat":
         arguments["_skip_mcp_handler"] = True
     if request.response_model is not None:

@@ -32,6 +32,7 @@ class Source:
         self._request = request
         self._exchange = exchange
         self._first_s, self._gap_s = guards
+        exchange.headers_s = self._first_s
         self._started_at = time.monotonic()
         self._begun = False
         self._usage: Any = None

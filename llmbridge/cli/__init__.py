@@ -1,0 +1,51 @@
+"""The `llmbridge` command: one file a verb."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llmbridge import __version__
+from llmbridge.cli.complete import complete
+from llmbridge.cli.demo import demo
+from llmbridge.errors import LLMBridgeError
+
+
+app = typer.Typer(
+    name="llmbridge",
+    help="One complete() over LiteLLM: typed answers, one error tree, fallback, replay offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(complete)
+app.command()(demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llmbridge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Run the command. A user's mistake ends in one line on stderr: exit code 1, or 2 for wrong usage."""
+    try:
+        app()
+    except LLMBridgeError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)
+    except (TypeError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our pipe has gone, as `head` does
+        sys.exit(0)

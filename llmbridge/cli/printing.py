@@ -1,0 +1,56 @@
+"""How answers and records look in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from llmbridge.money import show_usd
+
+
+if TYPE_CHECKING:
+    from llmbridge.completion import Completion
+    from llmbridge.streams import CompletionStream
+
+
+def chunks(stream: CompletionStream) -> Completion:
+    """Print a stream's text as it comes."""
+    for chunk in stream:
+        sys.stdout.write(chunk.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return stream.completion
+
+
+def footer(completion: Completion) -> None:
+    """Model, tokens, cost and time, on stderr."""
+    usage = completion.usage
+    tokens = f"{usage.prompt_tokens}+{usage.completion_tokens} tokens" if usage else "tokens unknown"
+    about = " (estimated)" if usage and usage.estimated else ""
+    cost, seconds = show_usd(completion.cost_usd), completion.record.duration_s
+    typer.echo(f"{completion.model}  {tokens}{about}  {cost}  {seconds:.2f} s", err=True)
+
+
+def attempts(completion: Completion) -> None:
+    """A table of the call's attempts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("#", "model", "why", "outcome", "HTTP", "tokens", "cost", "s", title=f"call {completion.record.id}")
+    for attempt in completion.attempts:
+        tokens = "" if attempt.input_tokens is None else f"{attempt.input_tokens}+{attempt.output_tokens}"
+        table.add_row(
+            str(attempt.number),
+            attempt.model,
+            attempt.reason,
+            attempt.error_type or attempt.outcome,
+            str(attempt.status or ""),
+            tokens,
+            show_usd(attempt.cost_usd),
+            f"{attempt.duration_s:.2f}",
+        )
+    table.add_section()
+    table.add_row("", "", "", "", "", "", show_usd(completion.cost_usd), f"{completion.record.duration_s:.2f}")
+    Console().print(table)
