@@ -205,7 +205,7 @@ class Attempt:
 
     def take(self, answer: Answer) -> None:
         """Book *answer* and make it the call's. Raises InvalidOutput if it does not fit `response_model`."""
-        self._book(answer.usage, getattr(answer, "model", None))
+        self._book(answer.usage, answer._response_model)
         if isinstance(answer, Completion):
             answer._parsed = self._parsed(answer)
         self._call.answer = answer
@@ -331,6 +331,7 @@ class Attempt:
         completion = self._assembly.completion(
             id=self._call.record.id, created=int(self._call.record.started_at), model=self.request.model
         )
+        completion._response_model = self._source.response_model if self._source is not None else None
         self._call.record.chunk_count = self._assembly.chunk_count
         self.take(completion)
         self.done = True

@@ -67,6 +67,7 @@ class _Answer(_Open):
     """What a completion and an embedding have in common: the record of the call that made them."""
 
     _record: CallRecord | None = PrivateAttr(default=None)
+    _response_model: str | None = PrivateAttr(default=None)
 
     @property
     def record(self) -> CallRecord:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import llmbridge
-from llmbridge import Bridge, CallRecord, Chunk, Model
+from llmbridge import Bridge, CallRecord, Chunk, Completion, Model
 from tests.conftest import Run
 from tests.simulator import Fault, Reply, Simulator
-from tests.test_complete import FISH, TOOL
+from tests.test_complete import FISH, PROVIDERS, TOOL
 
 
 Read = Callable[..., list[Chunk]]
@@ -85,14 +85,34 @@ def test_a_usage_chunk_comes_only_if_it_was_asked_for(read: Read, sim: Simulator
 
 def test_the_completion_equals_that_of_complete(sim: Simulator, gpt: Model) -> None:
     bridge = Bridge(models=gpt)
+    sim.script(Reply(text="Trout.", reasoning="Hm.", tool_calls=[("weather", {"city": "Ulm"})], logprobs=True))
+
+    whole = bridge.complete(FISH, tools=[TOOL], logprobs=True)
+    with bridge.stream(FISH, tools=[TOOL], logprobs=True) as chunks:
+        list(chunks)
+
+    apart = {"id", "created", "system_fingerprint", "service_tier"}
+    assert chunks.completion.model_dump(exclude=apart) == whole.model_dump(exclude=apart)
+    assert chunks.completion.attempts[0].response_model == whole.attempts[0].response_model == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "gemini", "ollama_chat"])
+def test_the_completion_says_what_complete_says(sim: Simulator, provider: str) -> None:
+    bridge = Bridge(Model(PROVIDERS[provider], api_base=sim.api_base(provider), api_key="sk-test-key"))
     sim.script(Reply(text="Trout.", reasoning="Hm.", tool_calls=[("weather", {"city": "Ulm"})]))
 
     whole = bridge.complete(FISH, tools=[TOOL])
     with bridge.stream(FISH, tools=[TOOL]) as chunks:
         list(chunks)
 
-    streamed = chunks.completion.model_dump(exclude={"id", "created", "system_fingerprint", "service_tier"})
-    assert streamed == whole.model_dump(exclude={"id", "created", "system_fingerprint", "service_tier"})
+    assert said(chunks.completion) == said(whole)
+
+
+def said(completion: Completion) -> Any:
+    """What was said, without ids that LiteLLM makes up and details of tokens that it estimates."""
+    calls = [(call.function.name, call.function.arguments) for call in completion.tool_calls]
+    counts = completion.usage and (completion.usage.prompt_tokens, completion.usage.completion_tokens)
+    return completion.text, completion.reasoning, completion.finish_reason, calls, counts
 
 
 def test_the_completion_is_there_only_at_the_end(sim: Simulator, gpt: Model) -> None:

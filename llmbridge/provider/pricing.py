@@ -30,7 +30,7 @@ def cost_usd(request: Request, usage: Usage | None) -> Decimal | None:
         )
         if not _has_price(module.model_cost, name, provider):
             return None
-        counted = module.Usage(**usage.model_dump(exclude={"estimated", "cost"}, exclude_none=True))
+        counted = module.Usage(**usage.model_dump(exclude={"estimated"}, exclude_none=True))
         parts = module.cost_per_token(model=name, custom_llm_provider=provider, usage_object=counted)
     except Exception as exc:
         log.debug("no price for %s: %s", request.model, type(exc).__name__)

@@ -21,7 +21,7 @@ def completion_from(answer: Any, model: str) -> Completion:
     choices = [_choice(choice) for choice in getattr(answer, "choices", None) or []]
     if not choices:
         raise Unreadable("the answer has no choices")
-    return Completion(
+    completion = Completion(
         id=answer.id or "",
         created=int(answer.created or 0),
         model=model,
@@ -30,6 +30,8 @@ def completion_from(answer: Any, model: str) -> Completion:
         system_fingerprint=getattr(answer, "system_fingerprint", None),
         service_tier=getattr(answer, "service_tier", None),
     )
+    completion._response_model = getattr(answer, "model", None)
+    return completion
 
 
 def embedding_from(answer: Any, model: str) -> Embedding:
@@ -37,7 +39,9 @@ def embedding_from(answer: Any, model: str) -> Embedding:
     data = [_plain(vector) for vector in getattr(answer, "data", None) or []]
     if not data:
         raise Unreadable("the answer has no embeddings")
-    return Embedding(model=model, data=data, usage=_usage(getattr(answer, "usage", None)))
+    embedding = Embedding(model=model, data=data, usage=_usage(getattr(answer, "usage", None)))
+    embedding._response_model = getattr(answer, "model", None)
+    return embedding
 
 
 def _choice(choice: Any) -> Choice:
@@ -63,6 +67,7 @@ def _choice(choice: Any) -> Choice:
 def _tool_call(call: Any) -> ToolCall:
     fields = _plain(call)
     function = fields.pop("function", None) or {}
+    fields.pop("index", None)  # where the block stood in the answer; streams do not keep it
     # OpenAI's custom tools carry {"custom": {"name", "input"}} and stay as they are
     return ToolCall(
         **{**fields, "id": fields.get("id") or "", "type": fields.get("type") or "function"},
@@ -84,6 +89,11 @@ def _refusal(said: Any) -> str | None:
 
 def _others(said: Any) -> dict[str, Any]:
     fields: dict[str, Any] = _plain(said)
+    special = fields.pop("provider_specific_fields", None) or {}
+    # what stands there too, under a name of its own, is said once
+    fields["provider_specific_fields"] = {
+        name: value for name, value in special.items() if value and name not in fields and name != "thinking_blocks"
+    }
     return {name: value for name, value in fields.items() if name not in _NAMED and value not in (None, [], {})}
 
 
@@ -99,6 +109,7 @@ def _usage(usage: Any, *, total: int = 0, estimated: bool = False) -> Usage | No
     counts = [fields.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
     if not all(isinstance(count, int) and count >= 0 for count in counts) or not any(counts):
         return None
+    fields.pop("cost", None)  # what the answer, or LiteLLM for it, claims to have cost
     _complete_counts(fields, *counts[:2], total=max(total, counts[2]))
     return Usage.model_validate({**fields, "estimated": estimated})
 
