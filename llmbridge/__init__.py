@@ -18,32 +18,63 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llmbridge.bridge import Bridge, Plan, tagged
-    from llmbridge.cassette import replay
-    from llmbridge.completion import Chunk, Completion, Embedding, Usage
-    from llmbridge.default import acomplete, aembed, astream, complete, configure, embed, stream, warm
-    from llmbridge.errors import (
-        AllAttemptsFailed,
-        AuthenticationFailed,
-        BadRequest,
-        CassetteMiss,
-        ConfigError,
-        ContentFiltered,
-        ContextWindowExceeded,
-        DeadlineExceeded,
-        InvalidOutput,
-        LLMBridgeError,
-        NotFound,
-        ProviderError,
-        ProviderRateLimited,
-        ProviderTimeout,
-        ProviderUnavailable,
-        StreamInterrupted,
+    from llmbridge.bridge import (
+        Bridge as Bridge,
+        Plan as Plan,
+        tagged as tagged,
     )
-    from llmbridge.params import EmbedParams, Params
-    from llmbridge.record import AttemptRecord, CallRecord
-    from llmbridge.request import Model
-    from llmbridge.streams import AsyncCompletionStream, CompletionStream
+    from llmbridge.cassette import (
+        replay as replay,
+    )
+    from llmbridge.completion import (
+        Chunk as Chunk,
+        Completion as Completion,
+        Embedding as Embedding,
+        Usage as Usage,
+    )
+    from llmbridge.default import (
+        acomplete as acomplete,
+        aembed as aembed,
+        astream as astream,
+        complete as complete,
+        configure as configure,
+        embed as embed,
+        stream as stream,
+        warm as warm,
+    )
+    from llmbridge.errors import (
+        AllAttemptsFailed as AllAttemptsFailed,
+        AuthenticationFailed as AuthenticationFailed,
+        BadRequest as BadRequest,
+        CassetteMiss as CassetteMiss,
+        ConfigError as ConfigError,
+        ContentFiltered as ContentFiltered,
+        ContextWindowExceeded as ContextWindowExceeded,
+        DeadlineExceeded as DeadlineExceeded,
+        InvalidOutput as InvalidOutput,
+        LLMBridgeError as LLMBridgeError,
+        NotFound as NotFound,
+        ProviderError as ProviderError,
+        ProviderRateLimited as ProviderRateLimited,
+        ProviderTimeout as ProviderTimeout,
+        ProviderUnavailable as ProviderUnavailable,
+        StreamInterrupted as StreamInterrupted,
+    )
+    from llmbridge.params import (
+        EmbedParams as EmbedParams,
+        Params as Params,
+    )
+    from llmbridge.record import (
+        AttemptRecord as AttemptRecord,
+        CallRecord as CallRecord,
+    )
+    from llmbridge.request import (
+        Model as Model,
+    )
+    from llmbridge.streams import (
+        AsyncCompletionStream as AsyncCompletionStream,
+        CompletionStream as CompletionStream,
+    )
 
 _HOME = {
     "llmbridge.bridge": ("Bridge", "Plan", "tagged"),
@@ -75,7 +106,7 @@ _HOME = {
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605 - tests/test_architecture.py pins the names
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

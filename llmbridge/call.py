@@ -301,7 +301,7 @@ class Attempt:
         self._observe()
         record.sent = error.sent
         # A refusal is not billed; silence, a break or an unreadable answer after sending may be.
-        refused = record.status is not None and 400 <= record.status
+        refused = record.status is not None and record.status >= 400
         if record.cost_usd is None:
             record.uncertain = error.sent and not refused
             record.cost_usd = None if record.uncertain else Decimal(0)

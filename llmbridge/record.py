@@ -53,8 +53,12 @@ class AttemptRecord:
 
     def line(self) -> str:
         """One line for people."""
-        what = self.outcome if self.error_type is None else f"{self.error_type}{f' {self.status}' if self.status else ''}"
-        return f"{self.number}. {self.model} ({self.reason}): {what}, {self.duration_s:.2f} s, {show_usd(self.cost_usd)}"
+        what = (
+            self.outcome if self.error_type is None else f"{self.error_type}{f' {self.status}' if self.status else ''}"
+        )
+        return (
+            f"{self.number}. {self.model} ({self.reason}): {what}, {self.duration_s:.2f} s, {show_usd(self.cost_usd)}"
+        )
 
 
 @dataclass(slots=True, kw_only=True)

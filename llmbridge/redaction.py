@@ -20,23 +20,24 @@ MASK = "[redacted]"
 SHORTEST = 6  # a "key" of one to five characters would blank out ordinary words
 LONGEST_TEXT = 2_000  # what an error message keeps of a provider's words
 
+# "token" at the end only: max_tokens and token_type are counts and kinds.
 _CREDENTIAL_NAME = re.compile(
-    r"(api[-_]?key|access[-_]?key|secret|token|password|passwd|credential|authorization|cookie|private[-_]?key)", re.I
+    r"(api|access|private)[-_]?key|secret|passw|credential|cookie|auth(?!or)|(^|[-_])token$", re.IGNORECASE
 )
-# Names that look like a credential's and are counts: max_tokens, top_k_tokens, token_type ...
-_NOT_CREDENTIAL = re.compile(r"(^max_|tokens?$|tokenizer|token_type|token_count)", re.I)
 _PATTERNS = re.compile(
     r"""
       (?P<bearer>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}
-    | (?P<field>["']?\b(?:x-|x-goog-|ocp-apim-)?(?:api[-_]?key|access[-_]?token|client[-_]?secret|authorization|password|secret)
+    | (?P<field>["']?\b(?:x-|x-goog-|ocp-apim-)?
+        (?:api[-_]?key|access[-_]?token|client[-_]?secret|authorization|password|secret)
         ["']?\s*[:=]\s*["']?)[^\s"',;&}]{6,}
     | (?P<query>[?&](?:key|api-key|token|sig|signature|x-amz-[a-z-]+)=)[^&\s"']+
-    | \b(?:sk|pk|rk|gsk|xai|pplx|hf|r8|fw|nvapi|csk|co|tgp|voy|dsk|ghp|gho|ghs|github_pat|glpat|xox[abp])[-_][A-Za-z0-9_-]{12,}
+    | \b(?:sk|pk|rk|gsk|xai|pplx|hf|r8|fw|nvapi|csk|co|tgp|voy|dsk|ghp|gho|ghs|github_pat|glpat|xox[abp])
+        [-_][A-Za-z0-9_-]{12,}
     | \bAIza[A-Za-z0-9_-]{20,}
     | \b(?:AKIA|ASIA)[A-Z0-9]{12,}
     | \beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}\.?[A-Za-z0-9_-]*
     """,
-    re.I | re.X,
+    re.IGNORECASE | re.VERBOSE,
 )
 
 _lock = threading.Lock()
@@ -45,9 +46,7 @@ _forms: dict[str, tuple[str, ...]] = {}
 
 def is_credential(name: str) -> bool:
     """Whether a parameter, header or environment variable of this name holds a secret."""
-    return bool(_CREDENTIAL_NAME.search(name)) and not (
-        _NOT_CREDENTIAL.search(name) and not re.search(r"(access|auth|session|ad|bearer|refresh|id)[-_]?tokens?$", name, re.I)
-    )
+    return _CREDENTIAL_NAME.search(name) is not None
 
 
 def remember(value: object) -> None:
@@ -91,8 +90,7 @@ def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
             text = text.replace(form, MASK)
     if limit is not None and len(text) > limit:
         # Cut first with room to spare, so that the patterns never run over megabytes and a key at the edge is whole.
-        text = _by_pattern(text[: limit + 400])[:limit] + f"... ({len(text):,} characters)"
-        return text
+        return _by_pattern(text[: limit + 400])[:limit] + f"... ({len(text):,} characters)"
     return _by_pattern(text)
 
 

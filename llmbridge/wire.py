@@ -26,7 +26,7 @@ import httpx
 
 
 TAIL_BYTES = 65_536
-_REASON = re.compile(rb'"(?:finish|stop|done|completion|block)_?reason"\s*:\s*"[^"]', re.I)
+_REASON = re.compile(rb'"(?:finish|stop|done|completion|block)_?reason"\s*:\s*"[^"]', re.IGNORECASE)
 
 
 class SecondRequest(Exception):

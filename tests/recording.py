@@ -51,10 +51,8 @@ EMBEDDERS = {
 }
 
 ASKED = "Name a fish and say why."
-PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
-PICTURE = "https://upload.wikimedia.org/wikipedia/commons/2/2a/Rainbow_trout.png"
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PICTURE = "https://upload.wikimedia.org/wikipedia/commons/d/dd/Gfp-wisconsin-madison-the-nature-boardwalk.jpg"
 CATCH = {
     "type": "function",
     "function": {
@@ -117,7 +115,9 @@ class Case:
         return self.model.partition("/")[0]
 
 
-def case(name: str, verb: Any, model: str, *script: Step, content: Any = ASKED, live: bool = True, **asked: Any) -> Case:
+def case(
+    name: str, verb: Any, model: str, *script: Step, content: Any = ASKED, live: bool = True, **asked: Any
+) -> Case:
     return Case(name, verb, model, script, content, asked, live)
 
 

@@ -80,7 +80,7 @@ def test_a_call_costs_its_tokens_at_the_models_price(ask: Ask, sim: Simulator, g
 
     reply = ask(FISH, model=gpt)
 
-    assert reply.cost_usd == Decimal("1000") * Decimal("0.15e-6") + Decimal("100") * Decimal("0.6e-6")
+    assert reply.cost_usd == Decimal(1000) * Decimal("0.15e-6") + Decimal(100) * Decimal("0.6e-6")
 
 
 def test_a_model_without_a_price_costs_an_unknown_amount_and_not_nothing(ask: Ask, sim: Simulator) -> None:

@@ -6,7 +6,6 @@ A cassette is shared by a verb and its async twin, so a replay also proves that 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def complete(
     prompt: Annotated[str, typer.Argument(help="What to ask; '-' reads it from standard input.")],
-    model: Annotated[list[str], typer.Option("-m", "--model", help="provider/name; repeat it for fallbacks, in order.")],
+    model: Annotated[
+        list[str], typer.Option("-m", "--model", help="provider/name; repeat it for fallbacks, in order.")
+    ],
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its record as JSON.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,

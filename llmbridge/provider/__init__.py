@@ -9,4 +9,15 @@ from llmbridge.provider.source import Source
 from llmbridge.provider.translation import request_id
 
 
-__all__ = ["Source", "acomplete", "aembed", "astream", "complete", "cost_usd", "embed", "litellm", "request_id", "stream"]
+__all__ = [
+    "Source",
+    "acomplete",
+    "aembed",
+    "astream",
+    "complete",
+    "cost_usd",
+    "embed",
+    "litellm",
+    "request_id",
+    "stream",
+]

@@ -111,9 +111,7 @@ def _read(read: Callable[[Any, str], Any], answer: Any, request: Request, exchan
     raise error
 
 
-def _arguments(
-    request: Request, exchange: Exchange, http: httpx.Client | httpx.AsyncClient, stream: bool
-) -> Hidden:
+def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.AsyncClient, stream: bool) -> Hidden:
     """What LiteLLM's function is called with. Containers are copied: LiteLLM changes what it is given."""
     asked = {**request.params, **request.params.get("provider_params", {})}
     asked.pop("provider_params", None)

@@ -74,7 +74,15 @@ _SHARPER = ("ContextWindowExceededError", "ContentPolicyViolationError", "Authen
 
 # httpx, by name: nothing reached the provider / it went silent / the connection broke.
 NOT_SENT = frozenset(
-    {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL", "ProxyError", "LocalProtocolError"}
+    {
+        "ConnectError",
+        "ConnectTimeout",
+        "PoolTimeout",
+        "UnsupportedProtocol",
+        "InvalidURL",
+        "ProxyError",
+        "LocalProtocolError",
+    }
 )
 SILENT = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeout", "APITimeoutError", "TimeoutError"})
 
@@ -141,13 +149,13 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
             links += [link.__cause__, link.__context__, getattr(link, "original_exception", None)]
 
 
-def _sentence(
-    kind: type[errors.ProviderError], exc: BaseException, exchange: Exchange, model: str, sent: bool
-) -> str:
+def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Exchange, model: str, sent: bool) -> str:
     # LiteLLM puts whole tracebacks, with this machine's paths, into its messages.
     words = redact(str(exc).partition("Traceback (most recent call last)")[0]).strip() or type(exc).__name__
     if exchange.response is not None and exchange.response.has_redirect_location:
-        what = f"answered with a redirect (HTTP {exchange.status}), which is never followed: it would carry the key away"
+        what = (
+            f"answered with a redirect (HTTP {exchange.status}), which is never followed: it would carry the key away"
+        )
         return f"{model} {what}; set api_base to the final address"
     if kind is errors.AuthenticationFailed:
         return f"{model} refused the key (HTTP {exchange.status or 'none'}): {words}"
