@@ -20,7 +20,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from llmbridge.bridge import (
         Bridge as Bridge,
+    )
+    from llmbridge.bridge import (
         Plan as Plan,
+    )
+    from llmbridge.bridge import (
         tagged as tagged,
     )
     from llmbridge.cassette import (
@@ -28,44 +32,98 @@ if TYPE_CHECKING:
     )
     from llmbridge.completion import (
         Chunk as Chunk,
+    )
+    from llmbridge.completion import (
         Completion as Completion,
+    )
+    from llmbridge.completion import (
         Embedding as Embedding,
+    )
+    from llmbridge.completion import (
         Usage as Usage,
     )
     from llmbridge.default import (
         acomplete as acomplete,
+    )
+    from llmbridge.default import (
         aembed as aembed,
+    )
+    from llmbridge.default import (
         astream as astream,
+    )
+    from llmbridge.default import (
         complete as complete,
+    )
+    from llmbridge.default import (
         configure as configure,
+    )
+    from llmbridge.default import (
         embed as embed,
+    )
+    from llmbridge.default import (
         stream as stream,
+    )
+    from llmbridge.default import (
         warm as warm,
     )
     from llmbridge.errors import (
         AllAttemptsFailed as AllAttemptsFailed,
+    )
+    from llmbridge.errors import (
         AuthenticationFailed as AuthenticationFailed,
+    )
+    from llmbridge.errors import (
         BadRequest as BadRequest,
+    )
+    from llmbridge.errors import (
         CassetteMiss as CassetteMiss,
+    )
+    from llmbridge.errors import (
         ConfigError as ConfigError,
+    )
+    from llmbridge.errors import (
         ContentFiltered as ContentFiltered,
+    )
+    from llmbridge.errors import (
         ContextWindowExceeded as ContextWindowExceeded,
+    )
+    from llmbridge.errors import (
         DeadlineExceeded as DeadlineExceeded,
+    )
+    from llmbridge.errors import (
         InvalidOutput as InvalidOutput,
+    )
+    from llmbridge.errors import (
         LLMBridgeError as LLMBridgeError,
+    )
+    from llmbridge.errors import (
         NotFound as NotFound,
+    )
+    from llmbridge.errors import (
         ProviderError as ProviderError,
+    )
+    from llmbridge.errors import (
         ProviderRateLimited as ProviderRateLimited,
+    )
+    from llmbridge.errors import (
         ProviderTimeout as ProviderTimeout,
+    )
+    from llmbridge.errors import (
         ProviderUnavailable as ProviderUnavailable,
+    )
+    from llmbridge.errors import (
         StreamInterrupted as StreamInterrupted,
     )
     from llmbridge.params import (
         EmbedParams as EmbedParams,
+    )
+    from llmbridge.params import (
         Params as Params,
     )
     from llmbridge.record import (
         AttemptRecord as AttemptRecord,
+    )
+    from llmbridge.record import (
         CallRecord as CallRecord,
     )
     from llmbridge.request import (
@@ -73,6 +131,8 @@ if TYPE_CHECKING:
     )
     from llmbridge.streams import (
         AsyncCompletionStream as AsyncCompletionStream,
+    )
+    from llmbridge.streams import (
         CompletionStream as CompletionStream,
     )
 

@@ -141,7 +141,7 @@ class Cassette:
                 if not recording.played and _canonical(recording.asked) == _canonical(asked):
                     recording.played = True
                     return recording.answer
-        # LiteLLM looks Ollama's models up unasked, from threads of its own, and takes a failure for "unknown".
+        # LiteLLM looks Ollama's models up unasked, at times of its own, and takes a failure for "unknown": always fail.
         if self._sends and not asked["url"].endswith("/api/show"):
             return None
         raise CassetteMiss(redact(self._miss(asked)))
@@ -287,8 +287,7 @@ def _read(path: Path) -> tuple[str, list[_Recording]]:
     """The comment at the top of the file, and its recordings. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
-        # Safe loaders: no tag makes a Python object. The one in C is ten times as fast, where PyYAML was built with it.
-        document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = yaml.safe_load(text)  # not the loader in C: deep nesting in a file would crash the process
         if document["version"] != 1:
             raise ValueError(f"version {document['version']!r} is not 1")
         recordings = [recording for entry in document["interactions"] if (recording := _Recording(entry)).answer]

@@ -229,8 +229,9 @@ def test_all_verbs_replay_without_a_socket_or_a_lookup(ask: Ask, verb: str, monk
         raise AssertionError("the network was touched")
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-dummy-for-replay")
-    for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
+    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
         monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     case = "openai-text-stream" if "stream" in verb else "openai-text"
 
     with replay(recording.FOLDER / f"{case}.yaml"):

@@ -19,6 +19,7 @@ def demo() -> None:
     The HTTP is played back from a recording, which was made against this project's own simulator; everything between
     the call and the HTTP is what a live call runs through.
     """
+    from llmbridge import warm
     from llmbridge.bridge import Bridge
     from llmbridge.cassette import replay
     from llmbridge.request import Model
@@ -27,9 +28,11 @@ def demo() -> None:
         Model("openai/gpt-4o-mini", api_key="sk-demo-no-key"),
         Model("anthropic/claude-haiku-4-5", api_key="sk-demo-no-key"),
     ]
+    typer.echo("Loading LiteLLM, once a process ...", err=True)
+    warm()
     typer.echo(f"{MESSAGES}\n")
     with replay(CASSETTE), Bridge().stream(MESSAGES, model=models, max_tokens=100) as chunks:
         completion = printing.chunks(chunks)
     typer.echo()
     printing.attempts(completion)
-    typer.echo("\nA recording was played back: nothing was sent and nothing was billed.")
+    typer.echo("A recording was played back: nothing was sent and nothing was billed.")

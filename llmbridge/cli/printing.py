@@ -35,10 +35,11 @@ def footer(completion: Completion) -> None:
 
 def attempts(completion: Completion) -> None:
     """A table of the call's attempts."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("#", "model", "why", "outcome", "HTTP", "tokens", "cost", "s", title=f"call {completion.record.id}")
+    table = Table("", "model", "why", "outcome", "HTTP", "tokens", "cost", "s", box=box.SIMPLE_HEAD, pad_edge=False)
     for attempt in completion.attempts:
         tokens = "" if attempt.input_tokens is None else f"{attempt.input_tokens}+{attempt.output_tokens}"
         table.add_row(
@@ -51,6 +52,5 @@ def attempts(completion: Completion) -> None:
             show_usd(attempt.cost_usd),
             f"{attempt.duration_s:.2f}",
         )
-    table.add_section()
-    table.add_row("", "", "", "", "", "", show_usd(completion.cost_usd), f"{completion.record.duration_s:.2f}")
     Console().print(table)
+    typer.echo(f"call {completion.record.id}: {show_usd(completion.cost_usd)}, {completion.record.duration_s:.2f} s")

@@ -13,6 +13,8 @@ from llmbridge.request import Request
 
 
 log = logging.getLogger("llmbridge")
+# LiteLLM multiplies floats: 3 x $5e-6 is 1.5000000000000002e-05, which must not round up to another nanodollar.
+FLOAT_DIGITS = 15
 
 
 def cost_usd(request: Request, usage: Usage | None) -> Decimal | None:
@@ -35,7 +37,7 @@ def cost_usd(request: Request, usage: Usage | None) -> Decimal | None:
     except Exception as exc:
         log.debug("no price for %s: %s", request.model, type(exc).__name__)
         return None
-    return usd(nanousd(sum((Decimal(str(part)) for part in parts), Decimal(0))))
+    return usd(nanousd(sum((round(Decimal(str(part)), FLOAT_DIGITS) for part in parts), Decimal(0))))
 
 
 def _has_price(prices: dict[str, Any], name: str, provider: str) -> bool:

@@ -1,0 +1,51 @@
+"""The README's code runs, and prints what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.simulator import Fault, Reply, Simulator
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def snippet(number: int) -> str:
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
+
+
+@pytest.fixture(autouse=True)
+def providers_on_loopback(sim: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
+    monkeypatch.setenv("OPENAI_BASE_URL", sim.api_base("openai"))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-key")
+    monkeypatch.setenv("ANTHROPIC_API_BASE", sim.api_base("anthropic"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_first_example_prints_what_the_readme_shows(sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    sim.script(Fault.status(503), Reply(text="Trout."))
+
+    exec(snippet(0), {})
+
+    lines = capsys.readouterr().out.splitlines()
+    shown = re.findall(r"```text\n(.*?)```", README, re.DOTALL)[0].splitlines()
+    assert [numbers_off(line) for line in lines] == [numbers_off(line) for line in shown]
+
+
+def test_the_replay_example_records_and_then_plays(sim: Simulator) -> None:
+    Path("cassettes").mkdir()
+
+    exec(snippet(1), first := {})
+    exec(snippet(1), second := {})
+
+    assert first["reply"].text == second["reply"].text == "Trout."
+    assert len(sim.requests) == 1
+
+
+def numbers_off(line: str) -> str:
+    """A line without the call's id and the seconds it took."""
+    return re.sub(r"call \S+:|\d+\.\d\d s", "", line)
