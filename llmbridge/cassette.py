@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlencode
@@ -32,7 +33,7 @@ _SECRET_QUERY = re.compile(r"(?i)key|token|sig|signature|auth|x-(amz|goog)-.*")
 _JSON_TYPE = re.compile(r"(?i)application/([\w.+-]+\+)?json\b")
 # What cannot stand in a block of YAML as it is: what a reader may take for a line's end, and halves of a character.
 _UNFIT = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-_NOTHING = object()
+_WRONG_SHAPE = (LookupError, TypeError, AttributeError, ValueError, RecursionError, httpx.InvalidURL)
 _under_way = threading.Lock()
 
 
@@ -182,8 +183,8 @@ class Cassette:
 def _sent(request: Any) -> dict[str, Any]:
     """vcrpy's request as it would stand in a file that hides nothing."""
     body = request.body_bytes or b""
-    body = body if isinstance(body, bytes) else json.dumps(body).encode()  # aiohttp's json=
-    return {"method": request.method, "uri": request.uri, "headers": dict(request.headers), "body": body}
+    raw = body if isinstance(body, bytes) else _canonical(body).encode()  # aiohttp's json=
+    return {"method": request.method, "uri": request.uri, "headers": dict(request.headers), "body": raw}
 
 
 def _asked(request: dict[str, Any]) -> dict[str, Any]:
@@ -220,12 +221,12 @@ def _differences(recorded: Any, asked: Any, at: str = "") -> Iterator[tuple[str,
         old, new = (value if isinstance(value, dict) else dict(enumerate(value)) for value in (recorded, asked))
         for name in {**old, **new}:
             where = f"{at}.{name}" if isinstance(recorded, dict) else f"{at}[{name}]"
-            yield from _differences(old.get(name, _NOTHING), new.get(name, _NOTHING), where)
+            yield from _differences(old.get(name, ...), new.get(name, ...), where)
         return
-    was, now = ("nothing" if value is _NOTHING else _canonical(value) for value in (recorded, asked))
+    was, now = ("nothing" if value is ... else _canonical(value) for value in (recorded, asked))
     if was != now:
         same = next((index for index, pair in enumerate(zip(was, now, strict=False)) if pair[0] != pair[1]), 0)
-        start = max(same - 20, 0) if same > 60 else 0  # of long texts, what stands where they begin to differ
+        start = same - 20 if same > 60 else 0  # of long texts, what stands where they begin to differ
         was, now = (("..." if start else "") + text[start : start + 80] for text in (was, now))
         yield at.removeprefix("."), f"recorded {was}, now {now}"
 
@@ -235,9 +236,10 @@ def _entry(request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
     asked_headers, headers = _kept(request["headers"], REQUEST_HEADERS), _kept(response["headers"], RESPONSE_HEADERS)
     asked = {"method": request["method"], "uri": _clean_url(request["uri"]), "headers": asked_headers}
     said = {"status": dict(response["status"]), "headers": headers}
+    answer = {"string": _written(_decompressed(response), headers)}
     return {
         "request": {**asked, "body": _written(request["body"], asked_headers)},
-        "response": {**said, "body": {"string": _written(_decompressed(response), headers)}},
+        "response": {**said, "body": answer},
     }
 
 
@@ -292,11 +294,10 @@ def _read(path: Path) -> tuple[str, list[_Recording]]:
             raise ValueError(f"version {document['version']!r} is not 1")
         recordings = [recording for entry in document["interactions"] if (recording := _Recording(entry)).answer]
     except FileNotFoundError:
-        how = f"to record it: replay({str(path)!r}, record='once')"
-        raise ConfigError(f"there is no cassette at {path}; {how}", path=str(path)) from None
-    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        why = f"there is no cassette at {path}; to record it: replay({str(path)!r}, record='once')"
+        raise ConfigError(why, path=str(path)) from None
+    except (OSError, yaml.YAMLError, *_WRONG_SHAPE) as exc:
         mark = getattr(exc, "problem_mark", None)
-        why = f"{path} is not a cassette: {type(exc).__name__}: {' '.join(str(exc).split())}"
+        why = redact(f"{path} is not a cassette: {type(exc).__name__}: {' '.join(str(exc).split())}")
         raise ConfigError(why, path=str(path), line=mark.line + 1 if mark else None) from None
-    comment = re.match(r"(#.*\n)*", text)
-    return comment[0] if comment else "", recordings
+    return "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))), recordings

@@ -23,8 +23,17 @@ Ask = Callable[..., Completion]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def an_event_loop() -> Iterator[None]:
+    """LiteLLM's blocking calls make an event loop in the main thread, which nobody closes, unless there is one."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
+
+
 @pytest.fixture(scope="session")
-def run() -> Iterator[Run]:
+def run(an_event_loop: None) -> Iterator[Run]:
     """Run a coroutine to its end, on one event loop for the whole session: its HTTP client lives as long."""
     with asyncio.Runner() as runner:
         yield lambda coroutine: runner.run(coroutine, context=contextvars.copy_context())

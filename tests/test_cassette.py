@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import vcr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llmbridge
@@ -529,6 +529,7 @@ def test_a_body_that_is_not_json_is_replayed_byte_for_byte(
         assert upstream.ask().content == body
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_any_text_is_replayed_as_it_was(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     upstream, path = Upstream(), tmp_path_factory.mktemp("any") / "fish.yaml"
@@ -547,6 +548,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(VALUES) | st.dictionaries(st.text(), VALUES))
 def test_any_json_is_replayed_with_its_value(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     upstream, path = Upstream(), tmp_path_factory.mktemp("any") / "fish.yaml"
@@ -662,6 +664,9 @@ def test_a_missing_file_is_an_error_that_says_how_to_record(path: Path) -> None:
         pytest.param("version: 1\ninteractions: [{request: {}, response: {}}]\n", None, id="no-request"),
         pytest.param("version: 1\ninteractions: [{request: {uri: 'http://[', method: A, body: ''}}]\n", None, id="url"),
         pytest.param(
+            "version: 1\ninteractions: [{request: {uri: 'http://a:b', method: A, body: ''}}]\n", None, id="port"
+        ),
+        pytest.param(
             "version: 1\ninteractions: [{request: {uri: 'http://a', method: A, body: 7}, response: {}}]\n",
             None,
             id="body",
@@ -685,6 +690,15 @@ def test_a_file_that_is_no_cassette_is_refused_with_path_and_line(
 
     assert (caught.value.path, caught.value.line) == (str(path), line)
     assert path.exists()
+
+
+def test_what_is_said_of_a_broken_file_shows_no_secret(path: Path) -> None:
+    path.write_text(f"version: 1\ninteractions: [{SECRETS['bearer']}: @\n")
+    with pytest.raises(ConfigError) as caught, replay(path):
+        pass
+
+    assert SECRETS["bearer"] not in str(caught.value)
+    assert caught.value.line == 2
 
 
 def test_a_folder_is_no_cassette(tmp_path: Path) -> None:

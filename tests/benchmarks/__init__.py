@@ -1,0 +1,1 @@
+"""Measured, never asserted: paired and interleaved, as ratios against plain LiteLLM. Not collected by pytest."""
