@@ -42,30 +42,8 @@ if TYPE_CHECKING:
     from llmbridge.completion import (
         Usage as Usage,
     )
-    from llmbridge.default import (
-        acomplete as acomplete,
-    )
-    from llmbridge.default import (
-        aembed as aembed,
-    )
-    from llmbridge.default import (
-        astream as astream,
-    )
-    from llmbridge.default import (
-        complete as complete,
-    )
-    from llmbridge.default import (
-        configure as configure,
-    )
-    from llmbridge.default import (
-        embed as embed,
-    )
-    from llmbridge.default import (
-        stream as stream,
-    )
-    from llmbridge.default import (
-        warm as warm,
-    )
+    from llmbridge.default import configure as configure
+    from llmbridge.default import warm as warm
     from llmbridge.errors import (
         AllAttemptsFailed as AllAttemptsFailed,
     )
@@ -135,6 +113,11 @@ if TYPE_CHECKING:
     from llmbridge.streams import (
         CompletionStream as CompletionStream,
     )
+
+    # The functions in `default` take whatever their Bridge's verb takes, and say so here once.
+    _bridge: Bridge
+    complete, acomplete, stream, astream = _bridge.complete, _bridge.acomplete, _bridge.stream, _bridge.astream
+    embed, aembed = _bridge.embed, _bridge.aembed
 
 _HOME = {
     "llmbridge.bridge": ("Bridge", "Plan", "tagged"),

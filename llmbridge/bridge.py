@@ -233,7 +233,8 @@ class Bridge:
         )
 
     def _publish(self, record: CallRecord) -> None:
-        log.info("%s", record.explain())
+        if log.isEnabledFor(logging.INFO):
+            log.info("%s", record.explain())
         for listener in list(self._subscribers):
             try:
                 listener(record)

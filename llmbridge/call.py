@@ -277,6 +277,7 @@ class Attempt:
             if self._assembly is None:
                 self._succeed()
             return False
+        watchdog.leave(self.exchange)
         if isinstance(error, ProviderError):
             self._fail(error)
             self._call.failed(error)
@@ -311,6 +312,7 @@ class Attempt:
         record, exchange = self.record, self.exchange
         record.duration_s = time.monotonic() - self._started
         record.status, record.host, record.sent = exchange.status, exchange.host, exchange.sent
+        record.provider = exchange.provider or record.provider
         record.request_id = record.request_id or provider.request_id(exchange.headers)
 
     def _book(self, usage: Usage | None, response_model: str | None) -> None:

@@ -91,10 +91,7 @@ class _Recording:
 
 
 class Cassette:
-    """What `replay` yields: the file, and how much of it was played. It can be read after the block, too.
-
-    The other methods are those that vcrpy's patches call, from any thread.
-    """
+    """What `replay` yields: how much was played, also after the block; and what vcrpy's patches call, in any thread."""
 
     custom_patches = ()
     write_protected = False  # what must not be sent has raised before vcrpy asks

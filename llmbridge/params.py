@@ -11,7 +11,46 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
 
-class Params(TypedDict, total=False):
+class Transport(TypedDict, total=False):
+    """Where a request goes, with which credentials, and how long to wait: never part of what is asked."""
+
+    api_key: str
+    api_base: str
+    api_version: str
+    custom_llm_provider: str
+    organization: str
+    deployment_id: str
+    extra_headers: dict[str, str]
+    timeout: float
+    aws_access_key_id: str
+    aws_secret_access_key: str
+    aws_session_token: str
+    aws_region_name: str
+    aws_profile_name: str
+    aws_role_name: str
+    aws_session_name: str
+    aws_web_identity_token: str
+    aws_sts_endpoint: str
+    aws_bedrock_runtime_endpoint: str
+    vertex_project: str
+    vertex_location: str
+    vertex_credentials: str
+    azure_ad_token: str
+
+
+class _Common(Transport, total=False):
+    user: str
+    input_type: str
+    extra_body: dict[str, Any]
+    # what only one provider knows, handed on by LiteLLM as it is
+    provider_params: dict[str, Any]
+    # how LiteLLM treats what a model does not support
+    drop_params: bool
+    additional_drop_params: list[str]
+    allowed_openai_params: list[str]
+
+
+class Params(_Common, total=False):
     """Parameters of a chat completion."""
 
     # what OpenAI's endpoint takes
@@ -27,7 +66,6 @@ class Params(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     logit_bias: dict[str, float]
-    user: str
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "default"]
     verbosity: Literal["low", "medium", "high"]
     response_format: dict[str, Any]
@@ -40,6 +78,7 @@ class Params(TypedDict, total=False):
     logprobs: bool
     top_logprobs: int
     web_search_options: dict[str, Any]
+    include_server_side_tool_invocations: bool
     service_tier: str
     store: bool
     metadata: dict[str, str]
@@ -57,81 +96,16 @@ class Params(TypedDict, total=False):
     cached_content: str
     num_ctx: int
     keep_alive: str | int
-    input_type: str
-    extra_body: dict[str, Any]
-    provider_params: dict[str, Any]
-    # how LiteLLM treats the others
-    drop_params: bool
-    additional_drop_params: list[str]
-    allowed_openai_params: list[str]
-    # where it goes and how: never part of what is asked
-    api_key: str
-    api_base: str
-    api_version: str
-    custom_llm_provider: str
-    organization: str
-    deployment_id: str
-    extra_headers: dict[str, str]
-    timeout: float
-    aws_access_key_id: str
-    aws_secret_access_key: str
-    aws_session_token: str
-    aws_region_name: str
-    aws_profile_name: str
-    aws_role_name: str
-    aws_session_name: str
-    aws_web_identity_token: str
-    aws_sts_endpoint: str
-    aws_bedrock_runtime_endpoint: str
-    vertex_project: str
-    vertex_location: str
-    vertex_credentials: str
-    azure_ad_token: str
 
 
-class EmbedParams(TypedDict, total=False):
+class EmbedParams(_Common, total=False):
     """Parameters of an embedding."""
 
     dimensions: int
     encoding_format: Literal["float", "base64"]
-    user: str
-    input_type: str
-    extra_body: dict[str, Any]
-    provider_params: dict[str, Any]
-    drop_params: bool
-    additional_drop_params: list[str]
-    allowed_openai_params: list[str]
-    api_key: str
-    api_base: str
-    api_version: str
-    custom_llm_provider: str
-    organization: str
-    deployment_id: str
-    extra_headers: dict[str, str]
-    timeout: float
-    aws_access_key_id: str
-    aws_secret_access_key: str
-    aws_session_token: str
-    aws_region_name: str
-    aws_profile_name: str
-    aws_role_name: str
-    aws_session_name: str
-    aws_web_identity_token: str
-    aws_sts_endpoint: str
-    aws_bedrock_runtime_endpoint: str
-    vertex_project: str
-    vertex_location: str
-    vertex_credentials: str
-    azure_ad_token: str
 
 
-# Where a request goes, with which credentials, and how long to wait. Everything else can change the answer.
-TRANSPORT = frozenset(
-    name
-    for name in Params.__annotations__
-    if name.startswith(("aws_", "vertex_", "api_"))
-    or name in {"custom_llm_provider", "organization", "deployment_id", "extra_headers", "timeout", "azure_ad_token"}
-)
+TRANSPORT = frozenset(Transport.__annotations__)
 
 # Names that LiteLLM takes and this package does not, with what to write instead.
 _INSTEAD = {
@@ -142,7 +116,6 @@ _INSTEAD = {
     "fallbacks": "give model= a list",
     "context_window_fallback_dict": "give model= a list",
     "caching": "write cache=",
-    "metadata_": "write tags=",
     "request_timeout": "write timeout= or deadline_s=",
     "client": "llmbridge owns the HTTP clients",
     "mock_response": "replay a cassette",

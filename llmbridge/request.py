@@ -76,8 +76,8 @@ class Request:
 
     @property
     def provider(self) -> str:
-        """LiteLLM's name of the provider, as far as the model's name says it."""
-        return str(self.transport.get("custom_llm_provider") or self.model.partition("/")[0])
+        """LiteLLM's name of the provider, as far as the request says it; empty for a bare model name."""
+        return str(self.transport.get("custom_llm_provider") or self.model.rpartition("/")[0].partition("/")[0])
 
     def for_model(self, model: Model) -> Request:
         """The same question to *model*."""
@@ -133,7 +133,7 @@ def embeddings(inputs: Inputs, params: dict[str, Any]) -> Request:
 def check_destination(request: Request, candidates: Sequence[Model]) -> None:
     """Refuse to send one provider's key, or address, to another provider."""
     shared = [name for name in ("api_key", "api_base", "extra_headers") if name in request.transport]
-    open_to = {model.model.partition("/")[0] for model in candidates if set(shared) - set(model.transport)}
+    open_to = {request.for_model(model).provider for model in candidates if set(shared) - set(model.transport)}
     if shared and len(open_to) > 1:
         raise ValueError(
             f"{', '.join(shared)} would go to {len(open_to)} providers ({', '.join(sorted(open_to))}); "

@@ -44,6 +44,7 @@ class Exchange:
     Attributes:
         deadline: time.monotonic() after which the answer may not go on, or None.
         watched: LiteLLM was given a client of ours, so `requests` is the truth; else LiteLLM used its own.
+        provider: LiteLLM's name of the provider, once it is known.
         requests: how many were sent, 0 or 1; a second one is refused.
         response: the answer, from its headers on.
         timed_out: the connection was broken because time was over.
@@ -52,7 +53,8 @@ class Exchange:
     """
 
     deadline: float | None = None
-    watched: bool = False
+    watched: bool = True
+    provider: str = ""
     requests: int = 0
     host: str | None = None
     response: httpx.Response | None = None

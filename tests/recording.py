@@ -121,9 +121,17 @@ def case(
     return Case(name, verb, model, script, content, asked, live)
 
 
-TOOLS = {"content": "Catch two trout.", "tools": [CATCH], "max_tokens": 200}
-PARSED = {"content": "Describe a fish.", "response_model": Fish, "max_tokens": 200}
-AS_JSON = {"content": "Describe a fish in JSON.", "response_format": {"type": "json_object"}, "max_tokens": 200}
+TOOLS: dict[str, Any] = {"content": "Catch two trout.", "tools": [CATCH], "max_tokens": 200}
+PARSED: dict[str, Any] = {"content": "Describe a fish.", "response_model": Fish, "max_tokens": 200}
+AS_JSON: dict[str, Any] = {
+    "content": "Describe a fish in JSON.",
+    "response_format": {"type": "json_object"},
+    "max_tokens": 200,
+}
+THINKING: dict[str, dict[str, Any]] = {
+    "anthropic": {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000},
+    "gemini": {"reasoning_effort": "low", "max_tokens": 2000},
+}
 CASES = [
     *(case(f"{who}-text", "complete", model, TEXT, max_tokens=100) for who, model in CHATS.items()),
     *(case(f"{who}-text-stream", "stream", model, TEXT, max_tokens=100) for who, model in CHATS.items()),
@@ -144,10 +152,7 @@ CASES = [
     *(
         case(f"{who}-reasoning{how}", verb, CHATS[who], THOUGHT, **asked)
         for how, verb in (("", "complete"), ("-stream", "stream"))
-        for who, asked in (
-            ("anthropic", {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000}),
-            ("gemini", {"reasoning_effort": "low", "max_tokens": 2000}),
-        )
+        for who, asked in THINKING.items()
     ),
     *(case(f"{who}-embeddings", "embed", model, TEXT, content=["trout", "perch"]) for who, model in EMBEDDERS.items()),
     case("openai-401", "complete", OPENAI, Fault.echo_key(), live=False),

@@ -36,7 +36,47 @@ OWNERS = {
     "rich": {"cli"},
 }
 HEAVY = ("litellm", "pydantic", "opentelemetry", "diskcache", "httpx", "openai", "vcr")
-PUBLIC = ["AllAttemptsFailed", "AsyncCompletionStream", "AttemptRecord", "AuthenticationFailed", "BadRequest", "Bridge", "CallRecord", "CassetteMiss", "Chunk", "Completion", "CompletionStream", "ConfigError", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded", "EmbedParams", "Embedding", "InvalidOutput", "LLMBridgeError", "Model", "NotFound", "Params", "Plan", "ProviderError", "ProviderRateLimited", "ProviderTimeout", "ProviderUnavailable", "StreamInterrupted", "Usage", "acomplete", "aembed", "astream", "complete", "configure", "embed", "replay", "stream", "tagged", "warm"]
+PUBLIC = [
+    "AllAttemptsFailed",
+    "AsyncCompletionStream",
+    "AttemptRecord",
+    "AuthenticationFailed",
+    "BadRequest",
+    "Bridge",
+    "CallRecord",
+    "CassetteMiss",
+    "Chunk",
+    "Completion",
+    "CompletionStream",
+    "ConfigError",
+    "ContentFiltered",
+    "ContextWindowExceeded",
+    "DeadlineExceeded",
+    "EmbedParams",
+    "Embedding",
+    "InvalidOutput",
+    "LLMBridgeError",
+    "Model",
+    "NotFound",
+    "Params",
+    "Plan",
+    "ProviderError",
+    "ProviderRateLimited",
+    "ProviderTimeout",
+    "ProviderUnavailable",
+    "StreamInterrupted",
+    "Usage",
+    "acomplete",
+    "aembed",
+    "astream",
+    "complete",
+    "configure",
+    "embed",
+    "replay",
+    "stream",
+    "tagged",
+    "warm",
+]
 
 
 def files() -> list[Path]:

@@ -37,9 +37,7 @@ def test_the_demo_shows_a_fallback_without_network_and_key() -> None:
     assert "nothing was billed" in done.stdout
 
 
-def test_complete_prints_the_answer_and_apart_from_it_what_it_took(
-    sim: Simulator, openai_here: dict[str, str]
-) -> None:
+def test_complete_prints_the_answer_and_apart_from_it_what_it_took(sim: Simulator, openai_here: dict[str, str]) -> None:
     sim.script(Reply(text="Trout."))
 
     done = llmbridge("complete", "-", "-m", "openai/gpt-4o-mini", stdin="Name a fish.", **openai_here)

@@ -61,7 +61,6 @@ STATUSES: dict[int, tuple[type[ProviderError], str]] = {
     529: (ProviderRateLimited, "throttled"),
 }
 LONG = Reply(pieces=[f"{number} " for number in range(400)], gap_s=0.02)
-SLOW = Reply(pieces=["Tr", "out", "."], gap_s=30)
 
 
 def at(sim: Simulator, provider: str, **fields: Any) -> Model:
@@ -235,10 +234,10 @@ def test_silence_ends_with_the_deadline(
     started = time.monotonic()
 
     with pytest.raises(DeadlineExceeded) as caught:
-        ask(FISH, model=model, deadline_s=0.4)
+        ask(FISH, model=model, deadline_s=0.25)
 
-    assert time.monotonic() - started < 1.2
-    assert caught.value.deadline_s == 0.4
+    assert time.monotonic() - started < 1
+    assert caught.value.deadline_s == 0.25
     assert [attempt.error_type for attempt in caught.value.attempts] == ["ProviderTimeout"]
     assert (len(records), records[0].error_type, records[0].uncertain) == (1, "DeadlineExceeded", True)
 
@@ -250,9 +249,9 @@ def test_a_provider_that_drips_bytes_is_cut_off_at_the_deadline(
     started = time.monotonic()
 
     with pytest.raises((DeadlineExceeded, StreamInterrupted)):
-        ask(FISH, model=model, deadline_s=0.6)
+        ask(FISH, model=model, deadline_s=0.4)
 
-    assert time.monotonic() - started < 1.8
+    assert time.monotonic() - started < 1.2
     assert (len(records), records[0].outcome, records[0].uncertain) == (1, "failed", True)
 
 
@@ -260,7 +259,7 @@ def test_the_deadline_closes_the_connection(ask: Ask, sim: Simulator, model: Mod
     sim.script(Fault.hang())
 
     with pytest.raises(DeadlineExceeded):
-        ask(FISH, model=model, deadline_s=0.3)
+        ask(FISH, model=model, deadline_s=0.25)
 
     assert sim.wait_for_disconnects(1, timeout_s=3)
 
@@ -276,11 +275,13 @@ def test_the_deadline_bounds_all_attempts_together(ask: Ask, sim: Simulator, gpt
     assert len(caught.value.attempts) == 1
 
 
-def test_a_timeout_of_one_request_goes_to_the_next_model(ask: Ask, sim: Simulator, gpt: Model, claude: Model) -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_timeout_of_one_request_goes_to_the_next_model(
+    ask: Ask, sim: Simulator, claude: Model, provider: str
+) -> None:
     sim.script(Fault.hang(), Reply())
-    hurried = Model(gpt.model, api_base=gpt.api_base, api_key=gpt.api_key, params={"timeout": 0.3})
 
-    reply = ask(FISH, model=[hurried, claude], deadline_s=20)
+    reply = ask(FISH, model=[at(sim, provider, params={"timeout": 0.25}), claude], deadline_s=5)
 
     assert [attempt.error_type for attempt in reply.attempts] == ["ProviderTimeout", None]
     assert (reply.attempts[0].uncertain, reply.cost_usd) == (True, None)
@@ -297,7 +298,7 @@ def test_first_chunk_s_bounds_the_wait_for_content_and_asks_the_next_model(
     sim.script(Fault.hang(after_events), Reply())
     started = time.monotonic()
 
-    stream = opened(verb, run, FISH, model=[model, gpt], first_chunk_s=0.4, deadline_s=20)
+    stream = opened(verb, run, FISH, model=[model, gpt], first_chunk_s=0.3, deadline_s=5)
     text, _ = read(verb, run, stream)
 
     assert time.monotonic() - started < 1.6
@@ -307,12 +308,11 @@ def test_first_chunk_s_bounds_the_wait_for_content_and_asks_the_next_model(
 
 @pytest.mark.parametrize("verb", ["stream", "astream"])
 def test_first_chunk_s_does_not_bound_what_comes_after(verb: str, run: Run, sim: Simulator, model: Model) -> None:
-    sim.script(Reply(pieces=["Tr", "out", "."], gap_s=0.15))
+    sim.script(Reply(pieces=[*"abcdefgh"], gap_s=0.1))
 
-    stream = opened(verb, run, FISH, model=model, first_chunk_s=0.4 if "anthropic" not in model.model else 0.8)
-    text, error = read(verb, run, stream)
+    text, error = read(verb, run, opened(verb, run, FISH, model=model, first_chunk_s=0.5))
 
-    assert (text, error) == ("Trout.", None)
+    assert (text, error) == ("abcdefgh", None)
 
 
 @pytest.mark.parametrize("verb", ["stream", "astream"])
@@ -322,7 +322,7 @@ def test_chunk_gap_s_bounds_the_wait_between_chunks(
     sim.script(Fault.hang(4, Reply(pieces=["Tr", "out", ".", " Carp", "."])))
     started = time.monotonic()
 
-    stream = opened(verb, run, FISH, model=model, chunk_gap_s=0.4, deadline_s=20)
+    stream = opened(verb, run, FISH, model=model, chunk_gap_s=0.3, deadline_s=5)
     text, error = read(verb, run, stream)
 
     assert time.monotonic() - started < 1.6

@@ -6,7 +6,7 @@ A cassette is shared by a verb and its async twin, so a replay also proves that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ TWINS = {"complete": ("complete", "acomplete"), "stream": ("stream", "astream"),
 REFUSALS = {401: AuthenticationFailed, 429: ProviderRateLimited, 500: ProviderUnavailable, 503: ProviderUnavailable}
 
 
-def asked(wanted: Any) -> Any:
+def asked(wanted: Callable[[Case], bool]) -> pytest.MarkDecorator:
     """The cases that *wanted* accepts, each with both verbs."""
     pairs = [(case, verb) for case in CASES if wanted(case) for verb in TWINS[case.verb]]
     return pytest.mark.parametrize(
@@ -151,3 +151,40 @@ def test_recording_again_changes_no_byte(sim: Simulator, tmp_path: Path, monkeyp
 
     assert case.path.parent == tmp_path
     assert case.path.read_bytes() == recorded
+
+
+@pytest.fixture
+def live(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """A case whose provider is reached by default, and is the simulator."""
+    monkeypatch.setattr(recording, "FOLDER", tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", sim.api_base("openai"))
+    return next(case for case in CASES if case.name == "openai-text")
+
+
+def test_a_live_recording_says_so_and_is_replayed(live: Case) -> None:
+    assert recording.lived(live) is None
+
+    assert recording.is_live(live.path)
+    with replay(live.path):
+        assert default.complete(live.content, model=live.model, **live.arguments).text == "Trout."
+
+
+def test_a_live_recording_that_fails_leaves_the_old_one(live: Case, sim: Simulator) -> None:
+    live.path.write_text("as it was")
+    sim.script(Fault.status(401))
+
+    assert "AuthenticationFailed" in (recording.lived(live) or "")
+    assert live.path.read_text() == "as it was"
+
+
+def test_what_has_no_key_or_no_provider_is_skipped_with_the_reason(live: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    reasons = {
+        case.name: recording.lived(case)
+        for case in CASES
+        if case.provider in ("openai", "ollama_chat") or not case.live
+    }
+
+    assert reasons["openai-text"] == "OPENAI_API_KEY is not there"
+    assert reasons["ollama-text"] == "a local server is not there"
+    assert reasons["anthropic-429"] == "no provider can be made to answer so"

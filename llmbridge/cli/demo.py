@@ -19,9 +19,10 @@ def demo() -> None:
     The HTTP is played back from a recording, which was made against this project's own simulator; everything between
     the call and the HTTP is what a live call runs through.
     """
-    from llmbridge import warm
+
     from llmbridge.bridge import Bridge
     from llmbridge.cassette import replay
+    from llmbridge.default import warm
     from llmbridge.request import Model
 
     models = [

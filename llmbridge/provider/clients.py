@@ -55,6 +55,7 @@ class Route(NamedTuple):
 
     client: Any
     watched: bool
+    provider: str
 
 
 def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Client | httpx.AsyncClient) -> Route:
@@ -67,7 +68,7 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
             api_key=transport.get("api_key"),
         )
     except Exception:  # an unknown model: LiteLLM says so itself, at the call, before anything is sent
-        return Route(None, watched=True)
+        return Route(None, watched=True, provider="")
     sdk, direct = _tables(verb)
     if provider == "azure":
         client = _azure(transport, http)
@@ -77,7 +78,7 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
         client = _handler(http)
     else:
         client = _openai(transport, key, base, http) if provider in sdk else None
-    return Route(client, watched=client is not None)
+    return Route(client, watched=client is not None, provider=provider)
 
 
 def is_sdk(client: Any) -> bool:

@@ -91,7 +91,7 @@ async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: boo
 
 
 def _error(exc: Exception, request: Request, exchange: Exchange) -> ProviderError:
-    return translate(exc, exchange, model=request.model, provider=request.provider)
+    return translate(exc, exchange, model=request.model)
 
 
 def _raised(answer: Any) -> Any:
@@ -116,7 +116,7 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
     asked = {**request.params, **request.params.get("provider_params", {})}
     asked.pop("provider_params", None)
     arguments = Hidden(copy.deepcopy({**asked, **request.transport}))
-    client, exchange.watched = route(request.model, request.verb, request.transport, http)
+    client, exchange.watched, exchange.provider = route(request.model, request.verb, request.transport, http)
     exchange.streaming = stream
     if stream:
         arguments["stream"] = True

@@ -106,7 +106,7 @@ class Source:
 
     def _translated(self, exc: Exception) -> ProviderError:
         wire.watchdog.leave(self._exchange)
-        return translate(exc, self._exchange, model=self._request.model, provider=self._request.provider)
+        return translate(exc, self._exchange, model=self._request.model)
 
     @property
     def response_model(self) -> str | None:

@@ -87,7 +87,7 @@ NOT_SENT = frozenset(
 SILENT = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeout", "APITimeoutError", "TimeoutError"})
 
 
-def translate(exc: BaseException, exchange: Exchange, *, model: str, provider: str) -> errors.ProviderError:
+def translate(exc: BaseException, exchange: Exchange, *, model: str) -> errors.ProviderError:
     """The error of our tree for *exc*, redacted, with no trace of the objects inside *exc*."""
     names = _class_names(exc)
     status = exchange.status if exchange.watched else _claimed_status(exc)
@@ -98,7 +98,7 @@ def translate(exc: BaseException, exchange: Exchange, *, model: str, provider: s
     return kind(
         _sentence(kind, exc, exchange, model, sent),
         model=model,
-        provider=provider,
+        provider=exchange.provider,
         status=status,
         retry_after_s=retry_after_s(exchange.headers),
         request_id=request_id(exchange.headers),

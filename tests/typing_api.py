@@ -1,0 +1,36 @@
+"""Checked by mypy, never run: what a caller's type checker sees."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import assert_type
+
+from pydantic import BaseModel
+
+import llmbridge
+
+
+class Fish(BaseModel):
+    name: str
+
+
+def sync() -> None:
+    reply = llmbridge.complete("Name a fish.", model="openai/gpt-4o-mini", temperature=0.2, response_model=Fish)
+    assert_type(reply, llmbridge.Completion)
+    assert_type(reply.cost_usd, Decimal | None)
+    assert_type(reply.choices[0].message.content, str | None)
+    with llmbridge.stream("Name a fish.", model=["openai/gpt-4o-mini", llmbridge.Model("ollama/llama3.2")]) as chunks:
+        for chunk in chunks:
+            assert_type(chunk, llmbridge.Chunk)
+            assert_type(chunk.text, str)
+    assert_type(chunks.completion, llmbridge.Completion)
+    llmbridge.complete("Name a fish.", bugdet="$5")  # type: ignore[call-arg]
+    llmbridge.complete("Name a fish.", temperature="hot")  # type: ignore[arg-type]
+
+
+async def asynchronous() -> None:
+    assert_type(await llmbridge.acomplete([{"role": "user", "content": "Name a fish."}]), llmbridge.Completion)
+    async with llmbridge.astream("Name a fish.") as chunks:
+        async for chunk in chunks:
+            assert_type(chunk, llmbridge.Chunk)
+    assert_type((await llmbridge.aembed(["trout"])).vectors, list[list[float] | str])
