@@ -18,104 +18,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llmbridge.bridge import (
-        Bridge as Bridge,
-    )
-    from llmbridge.bridge import (
-        Plan as Plan,
-    )
-    from llmbridge.bridge import (
-        tagged as tagged,
-    )
-    from llmbridge.cassette import (
-        replay as replay,
-    )
-    from llmbridge.completion import (
-        Chunk as Chunk,
-    )
-    from llmbridge.completion import (
-        Completion as Completion,
-    )
-    from llmbridge.completion import (
-        Embedding as Embedding,
-    )
-    from llmbridge.completion import (
-        Usage as Usage,
-    )
-    from llmbridge.default import configure as configure
-    from llmbridge.default import warm as warm
+    from llmbridge.bridge import Bridge as Bridge, Plan as Plan, tagged as tagged
+    from llmbridge.cassette import replay as replay
+    from llmbridge.completion import Chunk as Chunk, Completion as Completion, Embedding as Embedding, Usage as Usage
+    from llmbridge.default import configure as configure, warm as warm
     from llmbridge.errors import (
         AllAttemptsFailed as AllAttemptsFailed,
-    )
-    from llmbridge.errors import (
         AuthenticationFailed as AuthenticationFailed,
-    )
-    from llmbridge.errors import (
         BadRequest as BadRequest,
-    )
-    from llmbridge.errors import (
         CassetteMiss as CassetteMiss,
-    )
-    from llmbridge.errors import (
         ConfigError as ConfigError,
-    )
-    from llmbridge.errors import (
         ContentFiltered as ContentFiltered,
-    )
-    from llmbridge.errors import (
         ContextWindowExceeded as ContextWindowExceeded,
-    )
-    from llmbridge.errors import (
         DeadlineExceeded as DeadlineExceeded,
-    )
-    from llmbridge.errors import (
         InvalidOutput as InvalidOutput,
-    )
-    from llmbridge.errors import (
         LLMBridgeError as LLMBridgeError,
-    )
-    from llmbridge.errors import (
         NotFound as NotFound,
-    )
-    from llmbridge.errors import (
         ProviderError as ProviderError,
-    )
-    from llmbridge.errors import (
         ProviderRateLimited as ProviderRateLimited,
-    )
-    from llmbridge.errors import (
         ProviderTimeout as ProviderTimeout,
-    )
-    from llmbridge.errors import (
         ProviderUnavailable as ProviderUnavailable,
-    )
-    from llmbridge.errors import (
         StreamInterrupted as StreamInterrupted,
     )
-    from llmbridge.params import (
-        EmbedParams as EmbedParams,
-    )
-    from llmbridge.params import (
-        Params as Params,
-    )
-    from llmbridge.record import (
-        AttemptRecord as AttemptRecord,
-    )
-    from llmbridge.record import (
-        CallRecord as CallRecord,
-    )
-    from llmbridge.request import (
-        Model as Model,
-    )
-    from llmbridge.streams import (
-        AsyncCompletionStream as AsyncCompletionStream,
-    )
-    from llmbridge.streams import (
-        CompletionStream as CompletionStream,
-    )
+    from llmbridge.params import EmbedParams as EmbedParams, Params as Params
+    from llmbridge.record import AttemptRecord as AttemptRecord, CallRecord as CallRecord
+    from llmbridge.request import Model as Model
+    from llmbridge.streams import AsyncCompletionStream as AsyncCompletionStream, CompletionStream as CompletionStream
 
     # The functions in `default` take whatever their Bridge's verb takes, and say so here once.
-    _bridge: Bridge
+    _bridge = Bridge()
     complete, acomplete, stream, astream = _bridge.complete, _bridge.acomplete, _bridge.stream, _bridge.astream
     embed, aembed = _bridge.embed, _bridge.aembed
 
