@@ -301,10 +301,6 @@ def test_a_miss_shows_no_secret(upstream: Upstream, recorded: Path) -> None:
     assert not [secret for secret in (*SECRETS.values(), "short") if secret in str(caught.value)]
 
 
-UNHOOKED = pytest.mark.xfail(reason="llmbridge/provider/translation.py does not let a CassetteMiss through yet")
-
-
-@UNHOOKED
 @pytest.mark.parametrize("model", recording.CHATS.values(), ids=recording.CHATS)
 def test_a_miss_ends_a_call_as_what_it_is(
     model: str, ask: Ask, recorded: Path, records: list[llmbridge.CallRecord]
@@ -319,7 +315,6 @@ def test_a_miss_ends_a_call_as_what_it_is(
     assert [(attempt.error_type, attempt.sent) for attempt in records[0].attempts] == [("CassetteMiss", False)]
 
 
-@UNHOOKED
 @pytest.mark.parametrize("model", recording.EMBEDDERS.values(), ids=recording.EMBEDDERS)
 @pytest.mark.parametrize("colour", ["embed", "aembed"])
 def test_a_miss_ends_an_embedding_as_what_it_is(model: str, colour: str, recorded: Path, run: Run) -> None:

@@ -15,12 +15,11 @@ import httpx
 
 from llmbridge import wire
 from llmbridge.completion import Completion, Embedding
-from llmbridge.errors import ProviderError
 from llmbridge.provider.clients import is_sdk, route
 from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
-from llmbridge.provider.translation import translate
+from llmbridge.provider.translation import Translated, translate
 from llmbridge.request import Hidden, Request
 from llmbridge.wire import Exchange
 
@@ -90,14 +89,14 @@ async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: boo
         wire.current.reset(token)
 
 
-def _error(exc: Exception, request: Request, exchange: Exchange) -> ProviderError:
+def _error(exc: Exception, request: Request, exchange: Exchange) -> Translated:
     return translate(exc, exchange, model=request.model)
 
 
 def _raised(answer: Any) -> Any:
     # `raise ... from None` inside the except block would still keep LiteLLM's exception as __context__, and with it
     # the key in its request's headers.
-    if isinstance(answer, ProviderError):
+    if isinstance(answer, Translated):
         raise answer
     return answer
 

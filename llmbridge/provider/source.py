@@ -7,9 +7,8 @@ from typing import Any
 
 from llmbridge import wire
 from llmbridge.completion import Chunk, Usage
-from llmbridge.errors import ProviderError
 from llmbridge.provider.reading import chunk_from, is_complete, response_model_of, usage_from
-from llmbridge.provider.translation import translate
+from llmbridge.provider.translation import Translated, translate
 from llmbridge.request import Request
 from llmbridge.wire import Exchange
 
@@ -98,13 +97,13 @@ class Source:
         if dues:
             wire.watchdog.watch(self._exchange, min(dues))
 
-    def _at_end(self) -> ProviderError | None:
+    def _at_end(self) -> Translated | None:
         wire.watchdog.leave(self._exchange)
         if is_complete(self._wrapper, self._exchange):
             return None
         return self._translated(BrokenOff("the stream ended before the provider said that the answer is complete"))
 
-    def _translated(self, exc: Exception) -> ProviderError:
+    def _translated(self, exc: Exception) -> Translated:
         wire.watchdog.leave(self._exchange)
         return translate(exc, self._exchange, model=self._request.model)
 

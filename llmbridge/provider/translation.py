@@ -87,8 +87,15 @@ NOT_SENT = frozenset(
 SILENT = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeout", "APITimeoutError", "TimeoutError"})
 
 
-def translate(exc: BaseException, exchange: Exchange, *, model: str) -> errors.ProviderError:
+Translated = errors.ProviderError | errors.CassetteMiss
+
+
+def translate(exc: BaseException, exchange: Exchange, *, model: str) -> Translated:
     """The error of our tree for *exc*, redacted, with no trace of the objects inside *exc*."""
+    for link in _chain(exc):
+        if isinstance(link, errors.CassetteMiss):
+            exchange.requests = 0  # counted before the transport refused to send it
+            return errors.CassetteMiss(str(link))  # a new one: that one's traceback holds the request, with the key
     names = _class_names(exc)
     status = exchange.status if exchange.watched else _claimed_status(exc)
     # Below 400 there is a redirect, a 200 with an error inside, or a 200 that nobody can read: the class speaks.
