@@ -161,7 +161,7 @@ def _checked(params: dict[str, Any]) -> Hidden:
 def _messages(messages: Any) -> list[Mapping[str, Any]]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    if isinstance(messages, Mapping) or not isinstance(messages, Sequence):
+    if isinstance(messages, (Mapping, bytes, bytearray)) or not isinstance(messages, Sequence):
         raise TypeError(f"messages is a str or a list of dicts, not {type(messages).__name__}")
     if not messages:
         raise ValueError("messages is empty: there is nothing to answer")
@@ -213,5 +213,7 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
 
 def check_seconds(name: str, value: float | None) -> None:
     """A time span is a positive number of seconds."""
-    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    if value is not None and not (
+        isinstance(value, (int, float)) and value is not True and math.isfinite(value) and value > 0
+    ):
         raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")

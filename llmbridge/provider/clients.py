@@ -32,6 +32,9 @@ CALLED_BY_LITELLM = frozenset(
     }
 )  # fmt: skip
 CALLED_BY_SDK = frozenset({"openai", "custom_openai", "text-completion-openai"})
+# With one of these in the request, LiteLLM needs no variable; these providers answer without a key.
+CREDENTIALS = frozenset({"api_key", "extra_headers", "azure_ad_token", "vertex_credentials"})
+KEYLESS = frozenset({"bedrock", "huggingface", "sagemaker", "vertex_ai"})
 DROPPED_WHEN_ASYNC = frozenset({("chat", "aiohttp_openai"), ("embeddings", "gemini"), ("embeddings", "vertex_ai")})
 # LiteLLM reaches the embeddings of some otherwise than their chat.
 EMBEDDED_BY_SDK = frozenset(
@@ -50,6 +53,10 @@ EMBEDDED_BY_LITELLM = frozenset(
 )  # fmt: skip
 
 
+class MissingKey(Exception):
+    """There is no key to ask with."""
+
+
 class Route(NamedTuple):
     """The `client=` for one request; `watched` is whether whatever LiteLLM sends goes through it."""
 
@@ -59,7 +66,7 @@ class Route(NamedTuple):
 
 
 def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Client | httpx.AsyncClient) -> Route:
-    """How to reach *model*, around *http*. Without a client LiteLLM uses its own."""
+    """How to reach *model*, around *http*. Without a client LiteLLM uses its own. Raises MissingKey."""
     try:
         _, provider, key, base = litellm().get_llm_provider(
             model=model,
@@ -69,6 +76,8 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
         )
     except Exception:  # an unknown model: LiteLLM says so itself, at the call, before anything is sent
         return Route(None, watched=True, provider="")
+    if not (key or set(transport) & CREDENTIALS):
+        _check_key(model, provider)
     sdk, direct = _tables(verb)
     if provider == "azure":
         client = _azure(transport, http)
@@ -79,6 +88,19 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
     else:
         client = _openai(transport, key, base, http) if provider in sdk else None
     return Route(client, watched=client is not None, provider=provider)
+
+
+def _check_key(model: str, provider: str) -> None:
+    """Raise MissingKey if LiteLLM knows which variable holds this provider's key, and it is not set.
+
+    LiteLLM itself sends the request without a key for some providers, and fails in a way of its own for others.
+    """
+    module = litellm()
+    if module.api_key or getattr(module, f"{provider}_key", None) or provider in KEYLESS:
+        return
+    missing = [name for name in module.validate_environment(model)["missing_keys"] if name.endswith("_API_KEY")]
+    if missing and not any(name.startswith(("AZURE_AD_", "AZURE_CLIENT_", "AZURE_OPENAI_")) for name in os.environ):
+        raise MissingKey(f"set {' or '.join(missing)}, or give api_key= (any text will do where none is wanted)")
 
 
 def is_sdk(client: Any) -> bool:
@@ -174,7 +196,7 @@ def _openai(transport: Mapping[str, Any], key: str | None, base: str | None, htt
         or "https://api.openai.com/v1"
     )
     if not key:
-        return None  # LiteLLM's complaint about the missing key is the better one
+        return None  # LiteLLM may know another way
     sdk = _OpenAI if isinstance(http, httpx.Client) else _AsyncOpenAI
     return sdk(api_key=key, base_url=base, organization=transport.get("organization"), http_client=http)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +26,10 @@ _lock = threading.Lock()
 def litellm() -> ModuleType:
     """LiteLLM, imported at the first real request: 2 to 3 seconds and 160 MB.
 
-    Three of its settings are global. Tokenizer downloads from a model hub are switched off (without a network they
-    block a call for up to two minutes), so are its hints on stdout; and the bundled price table and beta headers are
-    used, unless the application has imported LiteLLM before. The environment afterwards is as it was.
+    Some of its settings are global. Tokenizer downloads from a model hub are switched off (without a network they
+    block a call for up to two minutes), so are its hints on stdout, and its habit of breaking off a stream that says
+    one word a hundred times; the bundled price table and beta headers are used, unless the application has imported
+    LiteLLM before. The environment afterwards is as it was.
     """
     with _lock, _environment(_QUIET):
         import litellm
@@ -36,6 +38,8 @@ def litellm() -> ModuleType:
         anthropic_beta_headers_manager.get_unsupported_headers("anthropic")  # reads the bundled table, once
         litellm.disable_hf_tokenizer_download = True
         litellm.suppress_debug_info = True
+        if "REPEATED_STREAMING_CHUNK_LIMIT" not in os.environ:
+            litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # type: ignore[attr-defined]
     return litellm
 
 

@@ -35,6 +35,7 @@ BY_STATUS: dict[int, type[errors.ProviderError]] = {
 
 # LiteLLM's classes. Those above the blank line say more than a 4xx; the others speak where there is no status.
 BY_CLASS: dict[str, type[errors.ProviderError]] = {
+    "MissingKey": errors.AuthenticationFailed,  # ours
     "ContextWindowExceededError": errors.ContextWindowExceeded,
     "ContentPolicyViolationError": errors.ContentFiltered,
     "AuthenticationError": errors.AuthenticationFailed,
@@ -157,13 +158,17 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Exchange, model: str, sent: bool) -> str:
-    # LiteLLM puts whole tracebacks, with this machine's paths, into its messages.
-    words = redact(str(exc).partition("Traceback (most recent call last)")[0]).strip() or type(exc).__name__
+    # LiteLLM puts whole tracebacks, with this machine's paths, into its messages. Where nothing was sent, the reason is
+    # further down: what stands on top may be the second try that was refused.
+    reason = exc if sent else next((link for link in _chain(exc) if type(link).__name__ in NOT_SENT), exc)
+    words = redact(str(reason).partition("Traceback (most recent call last)")[0]).strip() or type(reason).__name__
     if exchange.response is not None and exchange.response.has_redirect_location:
         what = (
             f"answered with a redirect (HTTP {exchange.status}), which is never followed: it would carry the key away"
         )
         return f"{model} {what}; set api_base to the final address"
+    if kind is errors.AuthenticationFailed and not sent:
+        return f"{model} was not asked, there is no key: {words}"
     if kind is errors.AuthenticationFailed:
         return f"{model} refused the key (HTTP {exchange.status or 'none'}): {words}"
     if not exchange.sent:
