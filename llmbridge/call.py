@@ -41,7 +41,7 @@ from llmbridge.fallback import after
 from llmbridge.record import AttemptRecord, CallRecord, Reason
 from llmbridge.request import Model, Request
 from llmbridge.waiting import wait, wait_async
-from llmbridge.wire import Exchange, watchdog
+from llmbridge.wire import Exchange
 
 
 Answer = Completion | Embedding
@@ -262,7 +262,6 @@ class Attempt:
         if self.done:
             return
         self.done = True
-        watchdog.leave(self.exchange)
         self.ready.clear()
         self.record.outcome = outcome
         self._observe()
@@ -278,7 +277,6 @@ class Attempt:
             if self._assembly is None:
                 self._succeed()
             return False
-        watchdog.leave(self.exchange)
         if isinstance(error, ProviderError):
             self._fail(error)
             self._call.failed(error)

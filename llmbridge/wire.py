@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
+import socket
 import threading
 import time
 import weakref
@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpcore
 import httpx
 
 
@@ -37,31 +38,30 @@ class RedirectRefused(Exception):
     """The provider answered with a redirect."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Exchange:
     """What went over the wire in one attempt.
 
     Attributes:
-        deadline: time.monotonic() after which the answer may not go on, or None.
+        deadline: time.monotonic() after which nothing of the answer is waited for, or None.
+        guard_at: the same for the next piece of a stream, moved on as the pieces come.
+        timeout_s: the longest wait for any one thing, as the caller gave it.
         watched: LiteLLM was given a client of ours, so `requests` is the truth; else LiteLLM used its own.
         provider: LiteLLM's name of the provider, once it is known.
         requests: how many were sent, 0 or 1; a second one is refused.
         response: the answer, from its headers on.
-        timed_out: the connection was broken because time was over.
         streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
-        headers_s: how long to wait for the answer's headers, if that is shorter than for its body.
     """
 
     deadline: float | None = None
+    guard_at: float | None = None
+    timeout_s: float | None = None
     watched: bool = True
     provider: str = ""
     requests: int = 0
     host: str | None = None
     response: httpx.Response | None = None
-    timed_out: bool = False
     streaming: bool = False
-    headers_s: float | None = None
-    body_timeout_s: float | None = None
     tail: deque[bytes] = field(default_factory=deque)
 
     @property
@@ -77,9 +77,15 @@ class Exchange:
         """False if surely nothing was sent."""
         return self.requests > 0 or not self.watched
 
-    def remaining_s(self) -> float | None:
-        """Seconds until the deadline, never below a millisecond; None without one."""
-        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.001)
+    def left_s(self, limit_s: float | None = None) -> float | None:
+        """How long to wait for the next thing: *limit_s* or less, never below a millisecond; None without any bound."""
+        ends = [at - time.monotonic() for at in (self.deadline, self.guard_at) if at is not None]
+        limits = [limit for limit in (limit_s, self.timeout_s) if limit is not None]
+        return max(min([*ends, *limits]), 0.001) if ends or limits else None
+
+    def late(self) -> bool:
+        """Whether the deadline or the guard has passed."""
+        return any(at is not None and time.monotonic() >= at for at in (self.deadline, self.guard_at))
 
     def names_its_end(self) -> bool:
         """Whether the end of the answer's body gives a reason for ending, under any of the names in use for one."""
@@ -98,13 +104,14 @@ class Exchange:
                 await self.response.aclose()
 
     def hang_up(self) -> None:
-        """Break the connection from another thread: the only way to end a blocked read."""
-        self.timed_out = True
-        stream = self.response.extensions.get("network_stream") if self.response is not None else None
+        """Break the connection, from any thread and without an event loop: for a stream that was simply dropped."""
+        if self.response is None or self.response.is_closed:
+            return
+        stream = self.response.extensions.get("network_stream")
         sock = stream.get_extra_info("socket") if stream is not None else None
-        if sock is not None and self.response is not None and not self.response.is_closed:
+        if sock is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(2)
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 current: ContextVar[Exchange | None] = ContextVar("llmbridge_exchange", default=None)
@@ -114,25 +121,21 @@ def _on_request(request: httpx.Request) -> None:
     exchange = current.get()
     if exchange is None:
         return
-    if exchange.headers_s is not None:
-        # httpcore looks the timeout up anew for each phase: this one is for the headers, _on_response sets the body's.
-        timeout = request.extensions["timeout"]
-        exchange.body_timeout_s, timeout["read"] = timeout["read"], exchange.headers_s
+    if exchange.requests:
+        raise SecondRequest(f"a second {request.method} within one attempt was not sent")
+    exchange.requests = 1
+    exchange.host = request.url.host
     if exchange.streaming:
         request.headers["accept-encoding"] = "identity"  # or the tail of the answer could not be read
-    exchange.requests += 1
-    if exchange.requests > 1:
-        exchange.requests -= 1
-        raise SecondRequest(f"a second {request.method} within one attempt was not sent")
-    exchange.host = request.url.host
+    # Not every provider's code in LiteLLM hands the timeout on.
+    timeout = request.extensions["timeout"]
+    timeout.update({phase: exchange.left_s(limit_s) for phase, limit_s in timeout.items()})
 
 
 def _on_response(response: httpx.Response) -> None:
     exchange = current.get()
     if exchange is None:
         return
-    if exchange.headers_s is not None:
-        response.request.extensions["timeout"]["read"] = exchange.body_timeout_s
     if exchange.streaming and isinstance(response.stream, httpx.SyncByteStream):
         response.stream = _Tee(response.stream, exchange.tail)
     elif exchange.streaming and isinstance(response.stream, httpx.AsyncByteStream):
@@ -146,8 +149,53 @@ async def _aon_response(response: httpx.Response) -> None:
     _on_response(response)
 
 
-async def _aon_request(request: httpx.Request) -> None:
+def _on_sync_request(request: httpx.Request) -> None:
     _on_request(request)
+    request.extensions["trace"] = _trace
+
+
+async def _on_async_request(request: httpx.Request) -> None:
+    _on_request(request)
+    request.extensions["trace"] = _atrace
+
+
+async def _on_async_response(response: httpx.Response) -> None:
+    _on_response(response)
+
+
+# A socket's timeout starts anew with every byte, so a provider that sends one byte a second would be listened to for
+# ever. The total is kept where the bytes are read: httpcore shows each new connection to a "trace" function, and its
+# `read` is bounded there by what is left of the exchange that is current when it is called. A watchdog thread that
+# shuts the socket down was tried first; it knows no socket until the headers are there.
+_CONNECTED = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")
+
+
+def _trace(event: str, info: dict[str, Any]) -> None:
+    if event.endswith(_CONNECTED):
+        stream = info["return_value"]
+        read = stream.read
+        stream.read = lambda max_bytes, timeout=None: read(max_bytes, _bounded(timeout))
+
+
+async def _atrace(event: str, info: dict[str, Any]) -> None:
+    if event.endswith(_CONNECTED):
+        stream = info["return_value"]
+        read = stream.read
+
+        async def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
+            piece: bytes = await read(max_bytes, _bounded(timeout))
+            return piece
+
+        stream.read = bounded_read
+
+
+def _bounded(timeout_s: float | None) -> float | None:
+    exchange = current.get()
+    if exchange is None:
+        return timeout_s
+    if exchange.late():
+        raise httpcore.ReadTimeout("time was over while the answer was coming")
+    return exchange.left_s(timeout_s)
 
 
 def _keep(tail: deque[bytes], piece: bytes) -> None:
@@ -195,57 +243,16 @@ def _settings() -> dict[str, Any]:
 
 def new_client() -> httpx.Client:
     """A sync client that reports to the current exchange."""
-    return httpx.Client(event_hooks={"request": [_on_request], "response": [_on_response]}, **_settings())
+    return httpx.Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **_settings())
 
 
 def new_async_client() -> httpx.AsyncClient:
     """An async client that reports to the current exchange; good for one event loop."""
-    return httpx.AsyncClient(event_hooks={"request": [_aon_request], "response": [_aon_response]}, **_settings())
+    return httpx.AsyncClient(
+        event_hooks={"request": [_on_async_request], "response": [_on_async_response]}, **_settings()
+    )
 
 
-class Watchdog:
-    """Hangs up on sync exchanges whose time is over; one daemon thread for the process, started when first needed.
-
-    A socket's timeout starts anew with every byte, so a provider that sends one byte a second would hold a blocked
-    thread for ever. A threading.Timer a chunk was tried: 60 microseconds each, for a thread that almost never acts.
-    """
-
-    def __init__(self) -> None:
-        self._due: dict[Exchange, float] = {}
-        self._changed = threading.Condition()
-        self._wakes = 0.0
-        self._pid = 0
-
-    def watch(self, exchange: Exchange, due: float) -> None:
-        """Hang up on *exchange* at *due* (time.monotonic()), unless it is watched anew or left alone before."""
-        with self._changed:
-            self._due[exchange] = due
-            if self._pid != os.getpid():  # a thread does not live on in a forked child
-                self._pid = os.getpid()
-                threading.Thread(target=self._run, name="llmbridge-watchdog", daemon=True).start()
-            elif due < self._wakes:
-                self._changed.notify()
-
-    def leave(self, exchange: Exchange) -> None:
-        """Forget *exchange*."""
-        with self._changed:
-            self._due.pop(exchange, None)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                now = time.monotonic()
-                late = [exchange for exchange, due in self._due.items() if due <= now]
-                for exchange in late:
-                    del self._due[exchange]
-                self._wakes = min(self._due.values(), default=now + 3600)
-                if not late:
-                    self._changed.wait(self._wakes - now)
-            for exchange in late:
-                exchange.hang_up()
-
-
-watchdog = Watchdog()
 _lock = threading.Lock()
 _client: httpx.Client | None = None
 _async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import llmbridge
 from llmbridge import default, wire
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion
@@ -125,7 +126,8 @@ async def _read(bridge: Bridge, messages: Any, arguments: dict[str, Any]) -> Com
     return chunks.completion
 
 
-@pytest.fixture(autouse=True)
-def litellm_quiet() -> None:
-    """LiteLLM prints warnings to stderr; what a test wants to see of it, it asks for."""
+@pytest.fixture(scope="session", autouse=True)
+def warm_and_quiet() -> None:
+    """LiteLLM is imported before the first deadline runs, and what it says to stderr, a test has to ask for."""
+    llmbridge.warm()
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)

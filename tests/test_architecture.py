@@ -29,6 +29,7 @@ OWNERS = {
     "litellm": {"provider"},
     "openai": {"provider"},
     "httpx": {"provider", "wire", "cassette"},
+    "httpcore": {"wire"},
     "pydantic": {"completion", "bridge", "request"},
     "vcr": {"cassette"},
     "yaml": {"cassette"},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 
 import llmbridge
-from llmbridge import CallRecord, LLMBridgeError, Model, provider
+from llmbridge import CallRecord, LLMBridgeError, Model, default, provider, wire
 from llmbridge.bridge import Bridge
 from tests.conftest import VERBS, Ask, Run, asking
 from tests.simulator import Fault, Reply, Simulator
@@ -46,12 +49,18 @@ EMBEDDERS = {
 # Providers whose chat LiteLLM sends with a client of its own, whatever it is given: there is no hook of ours, so a
 # redirect is followed as httpx does it. When one of them gets better, its test fails here: take it off the list.
 FOLLOWS_REDIRECTS = {"cohere": "LiteLLM does not hand the client on to the Cohere code"}
-EMBEDDER_FOLLOWS_REDIRECTS: dict[tuple[str, str], str] = {}
+EMBEDDER_FOLLOWS_REDIRECTS = {
+    ("gemini", "aembed"): "LiteLLM's async Gemini embeddings drop the client that they are given",
+    ("ollama", "embed"): "LiteLLM does not hand the client on to the Ollama embeddings",
+    ("ollama", "aembed"): "LiteLLM does not hand the client on to the Ollama embeddings",
+}
 
 
 def at(sim: Simulator, provider: str, name: str) -> Model:
     version = "2024-10-21" if provider == "azure" else None
-    return Model(name, api_base=sim.api_base(provider), api_key="sk-test-key", api_version=version)
+    # LiteLLM posts Cohere's requests to the very address it is given; this one the simulator answers.
+    base = f"{sim.url}/v1/chat/completions" if provider == "cohere" else sim.api_base(provider)
+    return Model(name, api_base=base, api_key="sk-test-key", api_version=version)
 
 
 @pytest.fixture
@@ -139,7 +148,6 @@ def test_no_redirect_is_followed(
     model = at(sim, provider, PROVIDERS[provider])
 
     for status in REDIRECTS:
-        # Any path: the simulator knows no Cohere, and answers it 404 without taking a step.
         sim.script(Fault.redirect(f"{elsewhere.url}/v1/chat/completions", status))
         with pytest.raises(LLMBridgeError):
             ask(FISH, model=model)
@@ -244,15 +252,18 @@ def _litellm() -> Any:
 NEEDS_MORE = {"chatgpt", "github_copilot", "sagemaker", "sagemaker_chat", "sagemaker_nova", "bedrock_mantle"}
 # LiteLLM sends these with a client of its own (clients.py has them in no table), so nothing of ours watches the wire.
 SENT_WITH_LITELLMS_CLIENT = {
+    "amazon_nova",
     "anthropic_text",
     "azure_text",
+    "cloudflare",
     "cohere",
     "cohere_chat",
     "custom",
+    "maritalk",
     "nlp_cloud",
+    "oobabooga",
     "petals",
     "text-completion-codestral",
-    "text-completion-inception",
 }
 SENT_WITH_LITELLMS_CLIENT_WHEN_ASYNC = SENT_WITH_LITELLMS_CLIENT | {"aiohttp_openai"}
 # What Python says when an object of the wrong kind was handed in.
@@ -275,9 +286,9 @@ def sweep() -> dict[tuple[str, str], Seen]:
     heard: list[CallRecord] = []
     bridge.subscribe(heard.append)
     found: dict[tuple[str, str], Seen] = {}
-    with Simulator() as sim, asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
+    with Simulator() as sim, _unclosed(), asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
         _names_asked_for(patch)
-        patch.setattr(llmbridge.default, "_bridge", bridge)
+        patch.setattr(default, "_bridge", bridge)
         sim.script(Fault.status(503))
         for name in sorted(names - NEEDS_MORE):
             base = sim.url if name in ("anthropic", "ollama", "ollama_chat") else f"{sim.url}/v1"
@@ -287,8 +298,21 @@ def sweep() -> dict[tuple[str, str], Seen]:
                 error = _error_of(asking(verb, runner.run), model)
                 watched = heard[-1].attempts[0].host == "127.0.0.1"
                 found[name, verb] = Seen(error, len(sim.requests) - before, watched)
-        runner.run(llmbridge.wire.async_client().aclose())
+        runner.run(_close_client())
     return found
+
+
+@contextmanager
+def _unclosed() -> Iterator[None]:
+    """LiteLLM's own clients are never closed; that they say so is no failure of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+        gc.collect()
+
+
+async def _close_client() -> None:
+    await wire.async_client().aclose()
 
 
 def _error_of(ask: Ask, model: Model) -> BaseException | None:

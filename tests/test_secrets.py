@@ -138,7 +138,7 @@ def _locals(error: BaseException) -> Iterator[str]:
 
 
 @pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, litellm_quiet: None) -> Callable[[], str]:
+def heard(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """All that was logged, ours and LiteLLM's, down to DEBUG."""
     for name in OURS:
         caplog.set_level(logging.DEBUG, logger=name)

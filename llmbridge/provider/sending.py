@@ -66,22 +66,18 @@ async def aembed(request: Request, exchange: Exchange) -> Embedding:
 def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = False) -> Any:
     """LiteLLM's answer, or the error: returned, so that it is raised where no `except` is under way."""
     token = wire.current.set(exchange)
-    if exchange.deadline is not None and not stream:
-        wire.watchdog.watch(exchange, exchange.deadline)
     try:
         return getattr(litellm(), verb)(**_arguments(request, exchange, wire.client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     finally:
         wire.current.reset(token)
-        if not stream:
-            wire.watchdog.leave(exchange)
 
 
 async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: bool = False) -> Any:
     token = wire.current.set(exchange)
     try:
-        async with asyncio.timeout(exchange.remaining_s()):
+        async with asyncio.timeout(exchange.left_s()):
             return await getattr(litellm(), verb)(**_arguments(request, exchange, wire.async_client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
@@ -116,7 +112,7 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
     asked.pop("provider_params", None)
     arguments = Hidden(copy.deepcopy({**asked, **request.transport}))
     client, exchange.watched, exchange.provider = route(request.model, request.verb, request.transport, http)
-    exchange.streaming = stream
+    exchange.streaming, exchange.timeout_s = stream, request.transport.get("timeout")
     if stream:
         arguments["stream"] = True
         arguments["stream_options"] = {**arguments.get("stream_options", {}), "include_usage": True}
@@ -126,7 +122,7 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
         {
             "model": request.model,
             "input" if request.verb == "embeddings" else "messages": copy.deepcopy(request.content),
-            "timeout": _timeout_s(request, exchange),
+            "timeout": exchange.left_s(600.0),
             "client": client,
             "num_retries": 0,
             "caching": False,
@@ -141,9 +137,3 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
     if request.response_model is not None:
         arguments["response_format"] = request.response_model
     return arguments
-
-
-def _timeout_s(request: Request, exchange: Exchange) -> float:
-    """LiteLLM's timeout is from read to read; the total is kept by the exchange's deadline."""
-    limits = (request.transport.get("timeout"), exchange.remaining_s(), 600.0)
-    return min(float(limit) for limit in limits if limit is not None)

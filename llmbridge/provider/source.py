@@ -31,7 +31,6 @@ class Source:
         self._request = request
         self._exchange = exchange
         self._first_s, self._gap_s = guards
-        exchange.headers_s = self._first_s
         self._started_at = time.monotonic()
         self._begun = False
         self._usage: Any = None
@@ -84,27 +83,21 @@ class Source:
         self._usage = getattr(said, "usage", None) or self._usage
         if self._response_model is None:
             self._response_model = response_model_of(said)
-        self._begun = self._begun or chunk.has_content
-        if self._gap_s is not None and self._begun:
+        if self._begun or chunk.has_content:
+            self._begun = True
             self._guard()
         return chunk
 
     def _guard(self) -> None:
-        """Have the connection broken when the next thing is overdue."""
         limit_s = self._gap_s if self._begun else self._first_s
-        due = None if limit_s is None else time.monotonic() + limit_s
-        dues = [at for at in (due, self._exchange.deadline) if at is not None]
-        if dues:
-            wire.watchdog.watch(self._exchange, min(dues))
+        self._exchange.guard_at = None if limit_s is None else time.monotonic() + limit_s
 
     def _at_end(self) -> Translated | None:
-        wire.watchdog.leave(self._exchange)
         if is_complete(self._wrapper, self._exchange):
             return None
         return self._translated(BrokenOff("the stream ended before the provider said that the answer is complete"))
 
     def _translated(self, exc: Exception) -> Translated:
-        wire.watchdog.leave(self._exchange)
         return translate(exc, self._exchange, model=self._request.model)
 
     @property

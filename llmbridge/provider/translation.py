@@ -131,7 +131,7 @@ def _by_status(status: int, names: frozenset[str]) -> type[errors.ProviderError]
 
 
 def _by_class(names: frozenset[str], exchange: Exchange) -> type[errors.ProviderError]:
-    if exchange.timed_out or names & SILENT:
+    if names & SILENT:
         return errors.ProviderTimeout
     kind = next((kind for name, kind in BY_CLASS.items() if name in names), errors.ProviderUnavailable)
     if exchange.response is not None and kind is errors.BadRequest:

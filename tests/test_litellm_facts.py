@@ -1,0 +1,374 @@
+"""What this layer leans on in LiteLLM. When a new LiteLLM breaks one of these, something here has to change with it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import litellm.exceptions
+import pytest
+
+from llmbridge import LLMBridgeError
+from llmbridge.provider.translation import BY_CLASS
+from tests.conftest import Ask, Run
+from tests.simulator import Fault, Reply, Simulator
+
+
+FISH = "Name a fish."
+PROVIDERS = {
+    "openai": "openai/gpt-4o-mini",
+    "anthropic": "anthropic/claude-haiku-4-5",
+    "gemini": "gemini/gemini-2.5-flash",
+    "ollama_chat": "ollama_chat/llama3.2",
+}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def asked(sim: Simulator, name: str, **more: Any) -> dict[str, Any]:
+    """Arguments for LiteLLM itself."""
+    return {
+        "model": PROVIDERS[name],
+        "messages": [{"role": "user", "content": FISH}],
+        "api_base": sim.api_base(name),
+        "api_key": "sk-test-key",
+        "num_retries": 0,
+        **({"max_retries": 0} if name == "openai" else {}),
+        **more,
+    }
+
+
+def ours(sim: Simulator, name: str) -> dict[str, Any]:
+    """Arguments for a verb of ours."""
+    return {"model": PROVIDERS[name], "api_base": sim.api_base(name), "api_key": "sk-test-key"}
+
+
+# Exceptions
+
+EXCEPTIONS = sorted(
+    {cls.__name__ for _, cls in inspect.getmembers(litellm.exceptions, inspect.isclass) if issubclass(cls, Exception)}
+)
+
+
+@pytest.mark.parametrize("name", EXCEPTIONS)
+def test_every_exception_of_litellm_has_a_meaning_here(name: str) -> None:
+    assert name in BY_CLASS
+
+
+def test_no_exception_of_litellm_is_made_elsewhere_without_a_meaning_here() -> None:
+    bases = [cls for _, cls in inspect.getmembers(litellm.exceptions, inspect.isclass) if issubclass(cls, Exception)]
+    below = {cls for base in bases for cls in _below(base) if cls.__module__.startswith("litellm")}
+
+    assert {cls.__name__ for cls in below if not set(BY_CLASS) & {each.__name__ for each in cls.__mro__}} == set()
+
+
+def _below(cls: type) -> set[type]:
+    return {each for direct in cls.__subclasses__() for each in {direct, *_below(direct)}}
+
+
+@pytest.mark.parametrize("name", sorted(BY_CLASS.keys() - {"OpenAIError", "MissingKey"}))
+def test_no_meaning_is_kept_for_an_exception_that_litellm_no_longer_has(name: str) -> None:
+    assert hasattr(litellm.exceptions, name) or hasattr(litellm, name)
+
+
+# Streams
+
+
+def read(run: Run, colour: str, **arguments: Any) -> Any:
+    """LiteLLM's stream wrapper, read to its end."""
+    if colour == "sync":
+        wrapper = litellm.completion(stream=True, **arguments)
+        for _ in wrapper:
+            pass
+        return wrapper
+    return run(_read(arguments))
+
+
+async def _read(arguments: dict[str, Any]) -> Any:
+    wrapper = await litellm.acompletion(stream=True, **arguments)
+    async for _ in wrapper:
+        pass
+    return wrapper
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_complete_stream_leaves_a_finish_reason_on_the_wrapper(
+    run: Run, sim: Simulator, name: str, colour: str
+) -> None:
+    wrapper = read(run, colour, **asked(sim, name))
+
+    assert "stop" in (wrapper.received_finish_reason, wrapper.intermittent_finish_reason)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("name", ["openai", "anthropic", "ollama_chat"])
+def test_a_truncated_stream_leaves_no_finish_reason_on_the_wrapper(
+    run: Run, sim: Simulator, name: str, colour: str
+) -> None:
+    sim.script(Fault.cut(3))
+
+    wrapper = read(run, colour, **asked(sim, name))
+
+    assert (wrapper.received_finish_reason, wrapper.intermittent_finish_reason) == (None, None)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_of_gemini_the_wrapper_cannot_tell_a_truncated_stream_from_a_complete_one(
+    run: Run, sim: Simulator, colour: str
+) -> None:
+    sim.script(Fault.cut(2))
+
+    wrapper = read(run, colour, **asked(sim, "gemini"))
+
+    # LiteLLM says "stop" of every chunk. If this fails, the body's tail need no longer be read (wire.py).
+    assert (wrapper.received_finish_reason, wrapper.intermittent_finish_reason) == (None, "stop")
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_litellm_invents_a_finish_reason_for_a_truncated_stream(sim: Simulator, name: str) -> None:
+    sim.script(Fault.cut(3, Reply(pieces=["Tr", "out", ",", " of", " course"])))
+
+    chunks = list(litellm.completion(stream=True, **asked(sim, name)))
+
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_the_chunks_that_are_kept_hold_what_the_provider_counted(
+    run: Run, sim: Simulator, name: str, colour: str
+) -> None:
+    sim.script(Reply(input_tokens=1234, output_tokens=567))
+
+    wrapper = read(run, colour, **asked(sim, name, stream_options={"include_usage": True}))
+
+    counted = [usage for chunk in wrapper.chunks if (usage := getattr(chunk, "usage", None))]
+    assert 1234 in [usage.prompt_tokens for usage in counted]
+    assert 567 in [usage.completion_tokens for usage in counted]
+
+
+@pytest.mark.parametrize("name", ["openai"])
+def test_no_chunk_holds_a_count_that_the_provider_did_not_send(run: Run, sim: Simulator, name: str) -> None:
+    sim.script(Reply(usage=False))
+
+    wrapper = read(run, "sync", **asked(sim, name, stream_options={"include_usage": True}))
+
+    assert [chunk for chunk in wrapper.chunks if getattr(chunk, "usage", None)] == []
+
+
+# The application's own LiteLLM
+
+
+class Listener(litellm.integrations.custom_logger.CustomLogger):
+    """Notes every event that LiteLLM tells it of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def log_pre_api_call(self, *_: Any, **__: Any) -> None:
+        self.heard.append("pre")
+
+    def log_post_api_call(self, *_: Any, **__: Any) -> None:
+        self.heard.append("post")
+
+    def log_success_event(self, *_: Any, **__: Any) -> None:
+        self.heard.append("success")
+
+    def log_failure_event(self, *_: Any, **__: Any) -> None:
+        self.heard.append("failure")
+
+    async def async_log_success_event(self, *_: Any, **__: Any) -> None:
+        self.heard.append("async success")
+
+    async def async_log_failure_event(self, *_: Any, **__: Any) -> None:
+        self.heard.append("async failure")
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
+    """A callback of the application's, in every list that LiteLLM has for one."""
+    litellm.litellm_core_utils.thread_pool_executor.executor.submit(int).result()  # other tests' own calls are logged
+    heard = Listener()
+    for name in ("callbacks", "success_callback", "failure_callback", "input_callback"):
+        monkeypatch.setattr(litellm, name, [heard])
+    for name in ("_async_success_callback", "_async_failure_callback", "_async_input_callback"):
+        monkeypatch.setattr(litellm, name, [])
+    return heard
+
+
+async def _settled() -> None:
+    """Whatever the loop still had to do is done."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    pending = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.wait(pending, timeout=0.2) if pending else None
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "failed"])
+def test_no_callback_of_the_application_hears_of_our_calls(
+    ask: Ask, run: Run, sim: Simulator, listener: Listener, fails: bool
+) -> None:
+    sim.script(Fault.status(400) if fails else Reply())
+
+    try:
+        ask(FISH, **ours(sim, "openai"))
+    except LLMBridgeError:
+        pass
+    run(_settled())
+
+    assert [event for event in listener.heard if "success" in event or "failure" in event] == []
+
+
+def test_the_callback_would_hear_of_the_applications_own_calls(sim: Simulator, listener: Listener) -> None:
+    litellm.completion(**asked(sim, "openai"))
+
+    assert "pre" in listener.heard
+
+
+class Cache:
+    """Stands where the application's cache is, and notes who touches it."""
+
+    def __init__(self) -> None:
+        self.touched: list[str] = []
+        self.type, self.mode, self.ttl, self.namespace = "local", "default_on", None, None
+        self.supported_call_types = ["completion", "acompletion", "embedding", "aembedding"]
+        self.cache = None
+
+    def should_use_cache(self, **_: Any) -> bool:
+        return True
+
+    def _supports_async(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.endswith(("get_cache", "add_cache", "add_cache_pipeline", "get_cache_key")):
+            raise AttributeError(name)
+
+        def touch(*_: Any, **__: Any) -> None:
+            self.touched.append(name)
+
+        return touch
+
+
+def test_the_applications_cache_is_neither_read_nor_written(
+    ask: Ask, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache()
+    monkeypatch.setattr(litellm, "cache", cache)
+
+    ask(FISH, **ours(sim, "openai"))
+    ask(FISH, **ours(sim, "openai"))
+    run(_settled())
+
+    assert [name for name in cache.touched if "key" not in name] == []
+    assert len(sim.requests) == 2
+
+
+def test_tools_need_no_package_that_a_plain_install_lacks(
+    ask: Ask, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    sim.script(Reply(tool_calls=[("weather", {"city": "Ulm"})]))
+
+    reply = ask(FISH, tools=[TOOL], **ours(sim, "openai"))
+
+    assert reply.tool_calls[0].function.name == "weather"
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_what_switches_litellm_off_never_reaches_the_provider(ask: Ask, sim: Simulator, name: str) -> None:
+    ask(FISH, **ours(sim, name))
+
+    ours_alone = ("max_retries", "num_retries", "caching", "no-log", "no-cache", "mcp", "client", "timeout")
+    assert [word for word in ours_alone if f'"{word}' in sim.requests[0].raw.decode()] == []
+
+
+def test_what_a_caller_passes_in_is_not_changed(ask: Ask, sim: Simulator) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "x"}]}]
+    tools = [json.loads(json.dumps(TOOL))]
+    before = json.dumps([messages, tools])
+
+    ask(messages, tools=tools, **ours(sim, "anthropic"))
+
+    assert json.dumps([messages, tools]) == before
+
+
+# Importing it
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an interpreter of its own, started in a trap, reports of importing LiteLLM through us and of one call."""
+    trap = tmp_path_factory.mktemp("trap")
+    (trap / ".env").write_text("OPENAI_API_BASE=http://evil.invalid/v1\nTRAPPED=yes\n")
+    script = """
+        import json, os, socket, sys, time
+        names = []
+        def refuse(where):
+            def record(*args, **kwargs):
+                names.append(f"{where} {args[-1] if where == 'connect' else args[0]}")
+                raise OSError("no network")
+            return record
+        socket.getaddrinfo = refuse("getaddrinfo")
+        socket.socket.connect = refuse("connect")
+        socket.socket.connect_ex = refuse("connect")
+        before = dict(os.environ)
+        started = time.perf_counter()
+        import llmbridge
+        own_s = time.perf_counter() - started
+        early = "litellm" in sys.modules
+        from llmbridge import provider
+        module = provider.litellm()
+        after = dict(os.environ)
+        prices = len(module.model_cost)
+        changed = {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
+        flags = [module.disable_hf_tokenizer_download, module.suppress_debug_info]
+        print(json.dumps(dict(changed=changed, names=names, early=early, own_s=own_s, prices=prices, flags=flags)))
+    """
+    root = str(Path(__file__).parent.parent)
+    secret = {name for name in os.environ if name.startswith(("LITELLM", "OPENAI"))}
+    environment = {name: value for name, value in os.environ.items() if name not in secret} | {"PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=trap,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**report, "stdout": done.stdout, "stderr": done.stderr}
+
+
+def test_importing_litellm_through_us_leaves_the_environment_as_it_was(imported: dict[str, Any]) -> None:
+    assert imported["changed"] == {}
+
+
+def test_importing_litellm_through_us_asks_the_network_for_nothing(imported: dict[str, Any]) -> None:
+    assert imported["names"] == []
+
+
+def test_importing_litellm_through_us_prints_nothing(imported: dict[str, Any]) -> None:
+    assert (len(imported["stdout"].splitlines()), imported["stderr"]) == (1, "")
+
+
+def test_importing_llmbridge_does_not_import_litellm(imported: dict[str, Any]) -> None:
+    assert imported["early"] is False
+    assert imported["own_s"] < 0.5
+
+
+def test_the_bundled_price_table_is_there(imported: dict[str, Any]) -> None:
+    assert imported["prices"] > 1000
+
+
+def test_the_two_global_settings_are_made(imported: dict[str, Any]) -> None:
+    assert imported["flags"] == [True, True]
