@@ -300,9 +300,9 @@ class Attempt:
         record.retry_after_s = error.retry_after_s
         self._observe()
         record.sent = error.sent
-        # A refusal is not billed. Silence, a break or an unreadable answer after sending may be, and so may what a
-        # gateway gave up waiting for (408, 504).
-        refused = record.status is not None and record.status >= 400 and not isinstance(error, ProviderTimeout)
+        # A refusal or a redirect is not billed. Silence, a break or an unreadable answer after sending may be, and so
+        # may what a gateway gave up waiting for (408, 504).
+        refused = record.status is not None and record.status >= 300 and not isinstance(error, ProviderTimeout)
         if record.cost_usd is None:
             record.uncertain = error.sent and not refused
             record.cost_usd = None if record.uncertain else Decimal(0)

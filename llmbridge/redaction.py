@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
 import threading
@@ -22,14 +23,14 @@ LONGEST_TEXT = 2_000  # what an error message keeps of a provider's words
 
 # "token" at the end only: max_tokens and token_type are counts and kinds.
 _CREDENTIAL_NAME = re.compile(
-    r"(api|access|private)[-_]?key|secret|passw|credential|cookie|auth(?!or)|(^|[-_])token$", re.IGNORECASE
+    r"(api|access|private)[-_]?key|secret|passw|credential|cookie|authoriz|auth(?!or)|(^|[-_])token$", re.IGNORECASE
 )
 _PATTERNS = re.compile(
     r"""
       (?P<bearer>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}
     | (?P<field>["']?\b(?:x-|x-goog-|ocp-apim-)?
         (?:api[-_]?key|access[-_]?token|client[-_]?secret|authorization|password|secret)
-        ["']?\s*[:=]\s*["']?)[^\s"',;&}]{6,}
+        ["']?\s*[:=]\s*["']?(?:(?:bearer|basic)\s+)?)[^\s"',;&}]{6,}
     | (?P<query>[?&](?:key|api-key|token|sig|signature|x-amz-[a-z-]+)=)[^&\s"']+
     | \b(?:sk|pk|rk|gsk|xai|pplx|hf|r8|fw|nvapi|csk|co|tgp|voy|dsk|ghp|gho|ghs|github_pat|glpat|xox[abp])
         [-_][A-Za-z0-9_-]{12,}
@@ -96,3 +97,12 @@ def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
 
 def _by_pattern(text: str) -> str:
     return _PATTERNS.sub(lambda match: (match["bearer"] or match["field"] or match["query"] or "") + MASK, text)
+
+
+class RedactingFilter(logging.Filter):
+    """Redacts what a logger says, before any handler sees it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always lets the record through."""
+        record.msg, record.args = redact(record.getMessage(), limit=None), ()
+        return True

@@ -49,7 +49,7 @@ class Model:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
             raise TypeError(f"a model is a name such as 'openai/gpt-4o-mini', not {self.model!r}")
-        redaction.remember(self.api_key)
+        _remember({**self.params, **self.transport})
         object.__setattr__(self, "params", Hidden(self.params))
 
     @property
@@ -143,13 +143,18 @@ def check_destination(request: Request, candidates: Sequence[Model]) -> None:
 
 def _transport(params: dict[str, Any]) -> Hidden:
     transport = Hidden({name: params.pop(name) for name in list(params) if name in TRANSPORT})
-    for name, value in transport.items():
-        if name == "extra_headers":
-            redaction.remember([text for header, text in (value or {}).items() if redaction.is_credential(header)])
-        elif redaction.is_credential(name):
-            redaction.remember(value)
+    _remember(transport)
     check_seconds("timeout", transport.get("timeout"))
     return Hidden({name: value for name, value in transport.items() if value is not None})
+
+
+def _remember(transport: Mapping[str, Any]) -> None:
+    for name, value in transport.items():
+        if name == "extra_headers":
+            secret = [text for header, text in (value or {}).items() if redaction.is_credential(header)]
+            redaction.remember([*secret, *(text.rpartition(" ")[2] for text in secret)])  # "Bearer KEY" and "KEY"
+        elif redaction.is_credential(name):
+            redaction.remember(value)
 
 
 def _checked(params: dict[str, Any]) -> Hidden:

@@ -62,7 +62,7 @@ class Exchange:
     host: str | None = None
     response: httpx.Response | None = None
     streaming: bool = False
-    tail: deque[bytes] = field(default_factory=deque)
+    tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key
 
     @property
     def status(self) -> int | None:

@@ -271,7 +271,7 @@ def test_an_address_that_nobody_listens_at_is_unavailable_and_nothing_was_sent(
 ) -> None:
     nobody = Model(PROVIDERS[provider], api_base=f"http://127.0.0.1:{closed_port}", api_key=KEY)
 
-    with pytest.raises(ProviderUnavailable, match="could not be reached at 127.0.0.1, nothing was sent") as caught:
+    with pytest.raises(ProviderUnavailable, match=r"could not be reached at 127\.0\.0\.1, nothing was sent") as caught:
         ask(FISH, model=nobody)
 
     (attempt,) = the_one(records).attempts

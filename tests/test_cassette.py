@@ -14,8 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import vcr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import llmbridge
 from llmbridge import redaction

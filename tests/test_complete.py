@@ -76,11 +76,12 @@ def test_the_answer_validates_as_the_openai_sdks_type(ask: Ask, sim: Simulator, 
 
 
 def test_a_call_costs_its_tokens_at_the_models_price(ask: Ask, sim: Simulator, gpt: Model) -> None:
-    sim.script(Reply(input_tokens=1000, output_tokens=100))
+    sim.script(Reply(input_tokens=1003, output_tokens=107))
 
     reply = ask(FISH, model=gpt)
 
-    assert reply.cost_usd == Decimal(1000) * Decimal("0.15e-6") + Decimal(100) * Decimal("0.6e-6")
+    exact = 1003 * Decimal("0.15e-6") + 107 * Decimal("0.6e-6")
+    assert reply.cost_usd == exact.quantize(Decimal("1e-9"), ROUND_CEILING)
 
 
 def test_a_model_without_a_price_costs_an_unknown_amount_and_not_nothing(ask: Ask, sim: Simulator) -> None:

@@ -1,4 +1,4 @@
-"""The error tree: what is drawn is what there is, every class pickles with its fields, every message says what to do."""
+"""The error tree: what is drawn is what there is, and every class pickles with its fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong between here and a provider, and what each verb makes of it: class, cost, connection, next model."""
+"""What can go wrong between here and a provider, and what each verb makes of it."""
 
 from __future__ import annotations
 

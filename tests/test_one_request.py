@@ -7,7 +7,7 @@ import gc
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -181,7 +181,7 @@ def test_no_redirect_of_an_embedding_is_followed(
 def test_a_redirect_says_what_to_do(ask: Ask, sim: Simulator, elsewhere: Simulator) -> None:
     sim.script(Fault.redirect(f"{elsewhere.url}/v1/chat/completions"))
 
-    with pytest.raises(LLMBridgeError, match="redirect .HTTP 307.*never followed.*set api_base to the final address"):
+    with pytest.raises(LLMBridgeError, match=r"redirect .HTTP 307.*never followed.*set api_base to the final address"):
         ask(FISH, model=at(sim, "openai", PROVIDERS["openai"]))
 
 
@@ -212,10 +212,8 @@ def test_no_call_looks_up_another_host(
     asked = _names_asked_for(monkeypatch)
     sim.script(step)
 
-    try:
+    with suppress(LLMBridgeError):
         ask(FISH, model=at(sim, provider, PROVIDERS[provider]))
-    except LLMBridgeError:
-        pass
 
     assert asked == []
 
@@ -254,7 +252,6 @@ NEEDS_MORE = {"chatgpt", "github_copilot", "sagemaker", "sagemaker_chat", "sagem
 SENT_WITH_LITELLMS_CLIENT = {
     "amazon_nova",
     "anthropic_text",
-    "azure_text",
     "cloudflare",
     "cohere",
     "cohere_chat",

@@ -16,8 +16,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import llmbridge
 from llmbridge import AllAttemptsFailed, AuthenticationFailed, CallRecord, LLMBridgeError, Model, redaction
@@ -100,7 +99,7 @@ def leaked(key: str, text: str) -> list[str]:
 
 
 def shown(error: BaseException) -> str:
-    """All that anything could show of *error*: text, traceback with our frames' variables, chain, attributes, pickle."""
+    """All that anything could show of *error*: text, traceback with variables, chain, attributes, pickle."""
     seen: dict[int, Any] = {}
     _walk(error, seen)
     pieces = [str(error), repr(error), *traceback.format_exception(error)]

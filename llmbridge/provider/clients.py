@@ -31,7 +31,21 @@ CALLED_BY_LITELLM = frozenset(
         "ovhcloud", "ragflow", "snowflake", "together_ai", "vertex_ai", "vertex_ai_beta", "watsonx", "xai",
     }
 )  # fmt: skip
-CALLED_BY_SDK = frozenset({"openai", "custom_openai", "text-completion-openai"})
+CALLED_BY_SDK = frozenset(
+    {
+        "assemblyai", "charity_engine", "custom_openai", "neosantara", "openai", "scaleway",
+        "text-completion-inception", "text-completion-openai", "xiaomi_mimo",
+    }
+)  # fmt: skip
+# What LiteLLM refuses for these, although nobody but us asked for it.
+REFUSED = frozenset(
+    {
+        ("bytez", "stream_options"),
+        ("oci", "stream_options"),
+        ("gradient_ai", "max_retries"),
+        ("gradient_ai", "num_retries"),
+    }
+)
 # With one of these in the request, LiteLLM needs no variable; these providers answer without a key.
 CREDENTIALS = frozenset({"api_key", "extra_headers", "azure_ad_token", "vertex_credentials"})
 KEYLESS = frozenset({"bedrock", "huggingface", "sagemaker", "vertex_ai"})
@@ -79,7 +93,7 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
     if not (key or set(transport) & CREDENTIALS):
         _check_key(model, provider)
     sdk, direct = _tables(verb)
-    if provider == "azure":
+    if provider in ("azure", "azure_text"):
         client = _azure(transport, http)
     elif (verb, provider) in DROPPED_WHEN_ASYNC and isinstance(http, httpx.AsyncClient):
         client = None

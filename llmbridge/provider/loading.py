@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+
+from llmbridge.redaction import RedactingFilter
 
 
 # Read by LiteLLM when it is imported. Without them it fetches its price table from the network (5 s when there is
@@ -38,6 +41,8 @@ def litellm() -> ModuleType:
         anthropic_beta_headers_manager.get_unsupported_headers("anthropic")  # reads the bundled table, once
         litellm.disable_hf_tokenizer_download = True
         litellm.suppress_debug_info = True
+        # Its own redaction goes by pattern alone, and at DEBUG it logs answers that echo keys.
+        logging.getLogger("LiteLLM").addFilter(RedactingFilter())
         if "REPEATED_STREAMING_CHUNK_LIMIT" not in os.environ:
             litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # type: ignore[attr-defined]
     return litellm

@@ -15,7 +15,7 @@ import httpx
 
 from llmbridge import wire
 from llmbridge.completion import Completion, Embedding
-from llmbridge.provider.clients import is_sdk, route
+from llmbridge.provider.clients import REFUSED, is_sdk, route
 from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
@@ -136,4 +136,7 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
         arguments["_skip_mcp_handler"] = True
     if request.response_model is not None:
         arguments["response_format"] = request.response_model
+    for provider, name in REFUSED:
+        if provider == exchange.provider:
+            arguments.pop(name, None)
     return arguments

@@ -102,6 +102,8 @@ def translate(exc: BaseException, exchange: Exchange, *, model: str) -> Translat
     # Below 400 there is a redirect, a 200 with an error inside, or a 200 that nobody can read: the class speaks.
     kind = _by_status(status, names) if status is not None and status >= 400 else _by_class(names, exchange)
     sent = exchange.sent and not (exchange.response is None and names & NOT_SENT)
+    if not exchange.watched and kind is errors.BadRequest and not _heard_back(exc):
+        sent = False
     log.debug("%s failed: %s", model, redact(f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"))
     return kind(
         _sentence(kind, exc, exchange, model, sent),
@@ -118,6 +120,12 @@ def _claimed_status(exc: BaseException) -> int | None:
     """The status that LiteLLM tells, where it used a client of its own; its 500s are mostly invented."""
     status = getattr(exc, "status_code", None)
     return status if isinstance(status, int) and status >= 400 and status != 500 else None
+
+
+def _heard_back(exc: BaseException) -> bool:
+    """Whether anything says that LiteLLM, with a client of its own, had an answer."""
+    modules = {type(link).__module__.partition(".")[0] for link in _chain(exc)}
+    return bool(getattr(exc, "litellm_response_headers", None) or modules & {"httpx", "httpcore", "aiohttp"})
 
 
 def _by_status(status: int, names: frozenset[str]) -> type[errors.ProviderError]:

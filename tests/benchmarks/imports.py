@@ -1,4 +1,4 @@
-"""`import llmbridge` against `import litellm`, each in a fresh process, in turn: python -m tests.benchmarks.imports [N]"""
+"""`import llmbridge` against `import litellm`, in fresh processes, in turn: python -m tests.benchmarks.imports [N]"""
 
 from __future__ import annotations
 
