@@ -256,6 +256,7 @@ SENT_WITH_LITELLMS_CLIENT = {
     "cohere",
     "cohere_chat",
     "custom",
+    "gradient_ai",
     "maritalk",
     "nlp_cloud",
     "oobabooga",
