@@ -27,7 +27,8 @@ from types import TracebackType
 from typing import Any
 
 from llmbridge import provider
-from llmbridge.completion import Assembly, Chunk, Completion, Embedding, Usage
+from llmbridge.assembly import Assembly
+from llmbridge.completion import Chunk, Completion, Embedding, Usage
 from llmbridge.errors import (
     AllAttemptsFailed,
     DeadlineExceeded,

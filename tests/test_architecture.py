@@ -18,7 +18,7 @@ ROWS = [
     {"errors", "money"},
     {"waiting", "redaction", "record", "params"},
     {"completion", "request", "wire"},
-    {"provider", "fallback"},
+    {"provider", "fallback", "assembly"},
     {"call"},
     {"streams"},
     {"bridge", "cassette"},
