@@ -16,7 +16,7 @@ from typing import Any
 import litellm.exceptions
 import pytest
 
-from llmbridge import LLMBridgeError
+from llmbridge import LLMBridgeError, Params, provider
 from llmbridge.provider.translation import BY_CLASS
 from tests.conftest import Ask, Run
 from tests.simulator import Fault, Reply, Simulator
@@ -372,3 +372,31 @@ def test_the_bundled_price_table_is_there(imported: dict[str, Any]) -> None:
 
 def test_the_two_global_settings_are_made(imported: dict[str, Any]) -> None:
     assert imported["flags"] == [True, True]
+
+
+# Ours to decide (stream is a verb, retries the policy's), or about LiteLLM itself.
+NOT_TAKEN = {
+    "base_url",
+    "enable_json_schema_validation",
+    "kwargs",
+    "messages",
+    "model",
+    "model_list",
+    "shared_session",
+    "stream",
+}
+
+
+def test_every_parameter_of_litellms_completion_is_a_parameter_here_or_left_out_on_purpose() -> None:
+    theirs = set(inspect.signature(provider.litellm().completion).parameters)
+
+    assert theirs - set(Params.__annotations__) == NOT_TAKEN
+
+
+def test_every_openai_parameter_that_litellm_knows_is_a_parameter_here() -> None:
+    from litellm.constants import OPENAI_CHAT_COMPLETION_PARAMS
+
+    ours = set(Params.__annotations__)
+    aliases = {"base_url", "default_headers", "max_retries", "request_timeout", "stream"}
+
+    assert set(OPENAI_CHAT_COMPLETION_PARAMS) - ours == aliases

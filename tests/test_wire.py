@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 import llmbridge
@@ -156,6 +157,61 @@ def test_a_recorded_exchange_is_read_right(id: str, colour: str, options: Any, s
 
     differences = wrong(RECORDS[id], outcome)
     assert bool(differences) == (id in KNOWN), differences
+
+
+ESTIMATED = [id for id, reason in KNOWN.items() if "LiteLLM's estimate" in reason]
+
+
+@pytest.mark.parametrize("id", ESTIMATED)
+def test_counts_that_are_not_the_providers_say_so(id: str, server: Any) -> None:
+    usage = outcome_of(RECORDS[id], server.base(id), None).usage
+
+    assert usage.estimated
+
+
+# LiteLLM sends these with a client of its own, whatever it is given
+UNSEEN = {
+    ("cohere", "complete"),
+    ("cohere", "stream"),
+    ("gemini", "embed"),
+    ("vertex_ai", "embed"),
+    ("ollama", "embed"),
+}
+BOTH_SEEN = [id for id, r in sorted(RECORDS.items()) if (r["provider"], r["call"]["verb"]) not in UNSEEN]
+
+
+@pytest.mark.parametrize("id", BOTH_SEEN)
+def test_both_colours_send_the_same_bytes(id: str, server: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, bytes]] = []
+
+    def listen(request: httpx.Request) -> None:
+        sent.append((str(request.url), request.read()))
+
+    send, asend = httpx.HTTPTransport.handle_request, httpx.AsyncHTTPTransport.handle_async_request
+
+    def heard(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        listen(request)
+        return send(transport, request)
+
+    async def aheard(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        listen(request)
+        return await asend(transport, request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", heard)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", aheard)
+
+    outcome_of(RECORDS[id], server.base(id), None)
+    sync = [request for request in sent if asked_for(request, id)]
+    sent.clear()
+    outcome_of(RECORDS[id], server.base(id), run)
+
+    assert [request for request in sent if asked_for(request, id)] == sync
+
+
+def asked_for(request: tuple[str, bytes], id: str) -> bool:
+    """Not what LiteLLM looks up besides: Ollama's /api/show, a model hub's files."""
+    return f"/r/{id}" in request[0] and not request[0].endswith("/api/show")
 
 
 def test_at_least_316_of_the_353_recorded_exchanges_are_read_right() -> None:
