@@ -9,6 +9,7 @@ provider of LiteLLM's list and says which ones that are.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import json
 import os
@@ -71,6 +72,10 @@ class MissingKey(Exception):
     """There is no key to ask with."""
 
 
+class UnknownModel(Exception):
+    """LiteLLM cannot tell whose model this is."""
+
+
 class Route(NamedTuple):
     """The `client=` for one request; `watched` is whether whatever LiteLLM sends goes through it."""
 
@@ -80,7 +85,10 @@ class Route(NamedTuple):
 
 
 def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Client | httpx.AsyncClient) -> Route:
-    """How to reach *model*, around *http*. Without a client LiteLLM uses its own. Raises MissingKey."""
+    """How to reach *model*, around *http*. Without a client LiteLLM uses its own.
+
+    Raises MissingKey or UnknownModel.
+    """
     try:
         _, provider, key, base = litellm().get_llm_provider(
             model=model,
@@ -88,8 +96,9 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
             api_base=transport.get("api_base"),
             api_key=transport.get("api_key"),
         )
-    except Exception:  # an unknown model: LiteLLM says so itself, at the call, before anything is sent
-        return Route(None, watched=True, provider="")
+    except Exception:
+        _check_provider(model)
+        return Route(None, watched=True, provider="")  # LiteLLM says what it lacks at the call, and sends nothing
     if not (key or set(transport) & CREDENTIALS):
         _check_key(model, provider)
     sdk, direct = _tables(verb)
@@ -102,6 +111,16 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
     else:
         client = _openai(transport, key, base, http) if provider in sdk else None
     return Route(client, watched=client is not None, provider=provider)
+
+
+def _check_provider(model: str) -> None:
+    """Raise UnknownModel unless *model* names one of LiteLLM's providers."""
+    name = model.partition("/")[0]
+    known = {str(getattr(each, "value", each)) for each in litellm().provider_list}
+    if "/" not in model or name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near and "/" in model else ", such as 'openai/gpt-4o-mini'"
+        raise UnknownModel(f"LiteLLM knows no provider for {model!r}: write it as 'provider/name'{hint}")
 
 
 def _check_key(model: str, provider: str) -> None:

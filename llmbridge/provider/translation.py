@@ -35,7 +35,8 @@ BY_STATUS: dict[int, type[errors.ProviderError]] = {
 
 # LiteLLM's classes. Those above the blank line say more than a 4xx; the others speak where there is no status.
 BY_CLASS: dict[str, type[errors.ProviderError]] = {
-    "MissingKey": errors.AuthenticationFailed,  # ours
+    "MissingKey": errors.AuthenticationFailed,  # these two are of clients.py
+    "UnknownModel": errors.BadRequest,
     "ContextWindowExceededError": errors.ContextWindowExceeded,
     "ContentPolicyViolationError": errors.ContentFiltered,
     "AuthenticationError": errors.AuthenticationFailed,
@@ -180,7 +181,7 @@ def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Ex
     if kind is errors.AuthenticationFailed:
         return f"{model} refused the key (HTTP {exchange.status or 'none'}): {words}"
     if not exchange.sent:
-        return f"{model} was not asked, LiteLLM refused the request: {words}"
+        return f"{model} was not asked: {words}"
     if not sent:
         return f"{model} could not be reached at {exchange.host or 'its host'}, nothing was sent: {words}"
     if kind is errors.ProviderTimeout:
