@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import llmbridge
-from llmbridge import default, wire
+from llmbridge import default, redaction, wire
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion
 from llmbridge.record import CallRecord
@@ -56,6 +56,12 @@ def no_real_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if is_credential(name) or name.endswith("_API_BASE") or name.startswith("OPENAI_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test gave for a key is an ordinary word in the next."""
+    monkeypatch.setattr(redaction, "_forms", {})
 
 
 @pytest.fixture(autouse=True)

@@ -135,6 +135,7 @@ def test_leaving_early_closes_the_connection_and_records_it(
     assert [(r.outcome, r.cost_usd, r.uncertain) for r in records] == [("left", None, True)]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # other tests' garbage goes with it
 def test_a_stream_that_is_dropped_is_closed_by_the_garbage_collector(
     sim: Simulator, gpt: Model, records: list[CallRecord], fresh_default: Bridge
 ) -> None:
