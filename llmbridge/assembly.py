@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbridge.completion import Choice, Chunk, Completion, Function, Message, ToolCall, ToolCallDelta, Usage
+from llmbridge.completion import Choice, Chunk, Completion, Function, Logprobs, Message, ToolCall, ToolCallDelta, Usage
 
 
 @dataclass(slots=True)
@@ -124,4 +124,9 @@ def _choice(index: int, part: _Part) -> Choice:
         else None,
         **part.extra,
     )
-    return Choice(index=index, finish_reason=part.finish_reason, message=message, logprobs=part.logprobs or None)
+    return Choice(
+        index=index,
+        finish_reason=part.finish_reason,
+        message=message,
+        logprobs=Logprobs.model_validate(part.logprobs) if part.logprobs else None,
+    )

@@ -56,6 +56,8 @@ class Bridge:
 
     def __init__(self, models: Models = (), *, deadline_s: float = 600.0) -> None:
         request.check_seconds("deadline_s", deadline_s)
+        if deadline_s is None:
+            raise ValueError("deadline_s is a number of seconds: every call has a bound")
         self._models = _models(models)
         self._deadline_s = deadline_s
         self._subscribers: list[Callable[[CallRecord], None]] = []
@@ -193,7 +195,7 @@ class Bridge:
         It runs in the call's own thread, so it should be quick. What it raises is logged and harms no call.
         """
         self._subscribers.append(listener)
-        return lambda: self._subscribers.remove(listener)
+        return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
     def _chat(
         self,
@@ -243,6 +245,8 @@ class Bridge:
 
 
 def _models(models: Models) -> tuple[Model, ...]:
+    if not isinstance(models, (str, Model, list, tuple)):
+        raise TypeError(f"model is 'provider/name', a Model, or a list of them, not {type(models).__name__}")
     listed = [models] if isinstance(models, (str, Model)) else list(models)
     return tuple(entry if isinstance(entry, Model) else Model(entry) for entry in listed)
 

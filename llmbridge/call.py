@@ -17,7 +17,6 @@ Whatever ends the call (an answer, an error, a cancellation, a stream left early
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections import deque
@@ -81,11 +80,20 @@ class Call:
 
     def attempts(self) -> Iterator[Attempt]:
         """The attempts, one after the other, as each outcome demands. Raises the call's error when none is left."""
+        answered = False
+        try:
+            yield from self._attempts()
+            answered = True
+        finally:
+            if not answered:  # an error has finished the call already; this is for a loop that was left
+                self.finish("cancelled")
+
+    def _attempts(self) -> Iterator[Attempt]:
         upcoming: deque[tuple[Request, Reason]] = deque((request, "fallback") for request in self._requests)
         upcoming[0] = (upcoming[0][0], "initial")
         while upcoming:
             request, reason = upcoming.popleft()
-            self.current = attempt = Attempt(self, request, self._attempt_record(request, reason))
+            self.current = attempt = Attempt(self, request, reason)
             yield attempt
             if attempt.error is None:
                 return
@@ -141,11 +149,10 @@ class Call:
             self.answer._record = record
         self._publish(record)
 
-    def _attempt_record(self, request: Request, reason: Reason) -> AttemptRecord:
-        number = len(self._records) + 1
-        record = AttemptRecord(number=number, model=request.model, provider=request.provider, reason=reason)
+    def started(self, record: AttemptRecord) -> None:
+        """Count an attempt that was admitted."""
         self._records.append(record)
-        return record
+        record.number = len(self._records)
 
     def _failure(self) -> LLMBridgeError:
         last = self._errors[-1]
@@ -170,9 +177,9 @@ class Attempt:
     call and passes.
     """
 
-    def __init__(self, call: Call, request: Request, record: AttemptRecord) -> None:
+    def __init__(self, call: Call, request: Request, reason: Reason) -> None:
         self.request = request
-        self.record = record
+        self.record = AttemptRecord(number=0, model=request.model, provider=request.provider, reason=reason)
         self.exchange = Exchange()
         self.error: ProviderError | None = None
         self.ready: deque[Chunk] = deque()
@@ -193,16 +200,22 @@ class Attempt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        if error is not None:
-            self.exchange.close()
-        return self._end(error)
+        try:
+            return self._end(error)
+        finally:
+            if error is not None:
+                self.exchange.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> bool:
-        swallowed = self._end(error)  # first: a second cancellation may land while the connection is closed
+        swallowed = self._end(error)  # first: a cancellation may land while the connection is closed
         if error is not None:
-            await self.exchange.aclose()
+            try:
+                await self.exchange.aclose()
+            except BaseException as interruption:
+                self._call.finish("cancelled", interruption)
+                raise
         return swallowed
 
     def take(self, answer: Answer) -> None:
@@ -253,6 +266,7 @@ class Attempt:
                 request_id=error.request_id,
             )
         self.done = True
+        self.ready.clear()
         self._fail(error)
         self._call.failed(error)
         self._call.finish("failed", error)
@@ -267,9 +281,11 @@ class Attempt:
         self.record.outcome = outcome
         self._observe()
         self.record.uncertain = self.record.sent
+        self.record.cost_usd = None if self.record.sent else Decimal(0)
         self._call.finish(outcome, error)
 
     def _start(self) -> None:
+        self._call.started(self.record)
         self._started = time.monotonic()
         self.exchange.deadline = self._started + self._call.remaining_s()
 
@@ -284,9 +300,8 @@ class Attempt:
             self.error = error
             self.ready.clear()
             return True
-        cancelled = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, SystemExit))
         self.record.error_type = type(error).__name__
-        self.leave("cancelled" if cancelled else "failed", error)
+        self.leave("failed" if isinstance(error, Exception) else "cancelled", error)
         return False
 
     def _succeed(self) -> None:
@@ -298,7 +313,7 @@ class Attempt:
         record = self.record
         record.outcome = "failed"
         record.error_type, record.error, record.kind = type(error).__name__, str(error), error.kind
-        record.retry_after_s = error.retry_after_s
+        record.retry_after_s, record.request_id = error.retry_after_s, error.request_id
         self._observe()
         record.sent = error.sent
         # A refusal or a redirect is not billed. Silence, a break or an unreadable answer after sending may be, and so
@@ -314,7 +329,8 @@ class Attempt:
         record.duration_s = time.monotonic() - self._started
         record.status, record.host, record.sent = exchange.status, exchange.host, exchange.sent
         record.provider = exchange.provider or record.provider
-        record.request_id = record.request_id or provider.request_id(exchange.headers)
+        if record.error_type is None:
+            record.request_id = provider.request_id(exchange.headers)
 
     def _book(self, usage: Usage | None, response_model: str | None) -> None:
         record = self.record

@@ -17,14 +17,18 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
+class Details(_Open):
+    """Parts of a count, under the provider's names, such as `cached_tokens` and `reasoning_tokens`."""
+
+
 class Usage(_Open):
     """Token counts. `estimated`: LiteLLM counted them, the provider did not report them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
-    prompt_tokens_details: dict[str, Any] | None = None
-    completion_tokens_details: dict[str, Any] | None = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
     estimated: bool = False
 
 
@@ -54,13 +58,20 @@ class Message(_Open):
     function_call: Function | None = None
 
 
+class Logprobs(_Open):
+    """Log probabilities by token; each token is as OpenAI has it: token, logprob, bytes, top_logprobs."""
+
+    content: list[Details] | None = None
+    refusal: list[Details] | None = None
+
+
 class Choice(_Open):
     """One of the `n` answers."""
 
     index: int = 0
     finish_reason: str | None = None
     message: Message
-    logprobs: dict[str, Any] | None = None
+    logprobs: Logprobs | None = None
 
 
 class _Answer(_Open):

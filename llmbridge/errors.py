@@ -1,8 +1,7 @@
 """Every error that a call can raise; drawn here, so that `except` can be written from one page.
 
     LLMBridgeError
-    |-- CacheMiss                cache="only" and nothing stored
-    |   CassetteMiss             replay, and nothing recorded
+    |-- CassetteMiss             replay, and nothing recorded
     |-- DeadlineExceeded         the call's own time is over
     |-- ProviderError            one model said no
     |   |-- AuthenticationFailed     401, 402, 403: dead key
@@ -47,10 +46,6 @@ def _rebuild(cls: type[LLMBridgeError], args: tuple[Any, ...], fields: dict[str,
     error.args = args
     error.__dict__.update(fields)
     return error
-
-
-class CacheMiss(LLMBridgeError):
-    """`cache="only"` was asked for and no stored answer fits. Nothing was sent."""
 
 
 class CassetteMiss(LLMBridgeError):

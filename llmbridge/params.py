@@ -108,7 +108,9 @@ class EmbedParams(_Common, total=False):
 TRANSPORT = frozenset(Transport.__annotations__)
 
 # Names that LiteLLM takes and this package does not, with what to write instead.
-_INSTEAD = {
+INSTEAD = {
+    "budget": "there is no budget ledger yet",
+    "cache": "there is no response cache yet",
     "stream": "call stream() or astream()",
     "base_url": "write api_base=",
     "num_retries": "retries belong to the fallback policy",
@@ -119,6 +121,7 @@ _INSTEAD = {
     "request_timeout": "write timeout= or deadline_s=",
     "client": "llmbridge owns the HTTP clients",
     "mock_response": "replay a cassette",
+    "mock_tool_calls": "replay a cassette",
     "headers": "write extra_headers=",
     "input": "pass the inputs as the first argument",
 }
@@ -133,9 +136,9 @@ def check_names(names: Iterable[str], known: Mapping[str, Any], own: Iterable[st
         if name in known:
             continue
         message = f"unknown parameter {name!r}"
-        if instead := _INSTEAD.get(name):
+        if instead := INSTEAD.get(name):
             message += f": {instead}"
-        elif near := difflib.get_close_matches(name, [*own, *known], n=1, cutoff=0.7):
+        elif near := difflib.get_close_matches(name, [*own, *known, *INSTEAD], n=1, cutoff=0.7):
             message += f": did you mean {near[0]!r}?"
         else:
             message += "; what only one provider knows goes into provider_params={...}"

@@ -10,8 +10,7 @@ from llmbridge.money import show_usd
 
 
 Reason = Literal["initial", "retry", "fallback", "repair"]
-AttemptOutcome = Literal["answered", "failed", "left", "cancelled"]
-CallOutcome = Literal["answered", "failed", "left", "cancelled"]
+Outcome = Literal["answered", "failed", "left", "cancelled"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class AttemptRecord:
     model: str
     provider: str
     reason: Reason
-    outcome: AttemptOutcome = "failed"
+    outcome: Outcome = "failed"
     error_type: str | None = None
     error: str | None = None
     kind: str | None = None
@@ -75,7 +74,7 @@ class CallRecord:
     tags: dict[str, str] = field(default_factory=dict)
     started_at: float
     duration_s: float = 0.0
-    outcome: CallOutcome = "failed"
+    outcome: Outcome = "failed"
     error_type: str | None = None
     model: str | None = None
     provider: str | None = None

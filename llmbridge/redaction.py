@@ -18,6 +18,7 @@ from urllib.parse import quote, quote_plus
 
 
 MASK = "[redacted]"
+MOST_KNOWN = 5_000
 SHORTEST = 6  # a "key" of one to five characters would blank out ordinary words
 LONGEST_TEXT = 2_000  # what an error message keeps of a provider's words
 
@@ -61,6 +62,8 @@ def remember(value: object) -> None:
     elif isinstance(value, str) and len(value) >= SHORTEST and value not in _forms:
         with _lock:
             _forms[value] = _encodings(value)
+            while len(_forms) > MOST_KNOWN:  # short-lived tokens, one a user: the oldest are over
+                del _forms[next(iter(_forms))]
 
 
 def _encodings(secret: str) -> tuple[str, ...]:

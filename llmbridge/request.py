@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmbridge import redaction
-from llmbridge.params import TRANSPORT, EmbedParams, Params, check_names
+from llmbridge.params import INSTEAD, TRANSPORT, EmbedParams, Params, check_names
 
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ class Model:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
             raise TypeError(f"a model is a name such as 'openai/gpt-4o-mini', not {self.model!r}")
+        check_names(self.params, {**Params.__annotations__, **EmbedParams.__annotations__}, ())
+        check_seconds("timeout", self.params.get("timeout"))
+        _checked({name: value for name, value in self.params.items() if name not in TRANSPORT})
         _remember({**self.params, **self.transport})
         object.__setattr__(self, "params", Hidden(self.params))
 
@@ -105,9 +108,11 @@ def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseMo
     """
     transport = _transport(params)
     check_names(params, Params.__annotations__, OWN)
+    if _is_model_class(params.get("response_format")):
+        raise TypeError("a pydantic class goes into response_model=, not response_format=")
     if response_model is not None and "response_format" in params:
         raise TypeError("give response_model= or response_format=, not both")
-    if response_model is not None and not hasattr(response_model, "model_json_schema"):
+    if response_model is not None and not _is_model_class(response_model):
         raise TypeError(f"response_model is a pydantic model class, not {response_model!r}")
     content = _messages(messages)
     _check_json("messages", content)
@@ -118,6 +123,8 @@ def embeddings(inputs: Inputs, params: dict[str, Any]) -> Request:
     """Check *inputs* and *params* and make a Request of them, for no model yet. Raises and takes as chat() does."""
     transport = _transport(params)
     check_names(params, EmbedParams.__annotations__, OWN[:3])
+    if not isinstance(inputs, (str, list, tuple)):
+        raise TypeError(f"inputs is a text or a list of them, not {type(inputs).__name__}")
     content = [inputs] if isinstance(inputs, str) else list(inputs)
     if not content:
         raise ValueError("inputs is empty: there is nothing to embed")
@@ -160,7 +167,23 @@ def _remember(transport: Mapping[str, Any]) -> None:
 def _checked(params: dict[str, Any]) -> Hidden:
     for name, value in params.items():
         _check_json(name, value)
+    _check_special(params.get("provider_params"))
     return Hidden({name: value for name, value in params.items() if value is not None})
+
+
+def _check_special(params: Any) -> None:
+    """No way round what this package decides: where a request goes, retries, streaming."""
+    if params is None:
+        return
+    if not isinstance(params, Mapping):
+        raise TypeError(f"provider_params is a dict, not {type(params).__name__}")
+    for name in params:
+        if name in TRANSPORT or name in INSTEAD or name in {"model", "messages", "stream_options", "timeout"}:
+            raise TypeError(f"{name!r} does not go into provider_params: {INSTEAD.get(name, 'it is an argument')}")
+
+
+def _is_model_class(value: Any) -> bool:
+    return isinstance(value, type) and hasattr(value, "model_json_schema")
 
 
 def _messages(messages: Any) -> list[Mapping[str, Any]]:
@@ -170,9 +193,11 @@ def _messages(messages: Any) -> list[Mapping[str, Any]]:
         raise TypeError(f"messages is a str or a list of dicts, not {type(messages).__name__}")
     if not messages:
         raise ValueError("messages is empty: there is nothing to answer")
-    for number, message in enumerate(messages):
+    # A message of an earlier answer, appended as it is, is one too.
+    plain = [each.model_dump(exclude_none=True) if hasattr(each, "model_dump") else each for each in messages]
+    for number, message in enumerate(plain):
         _check_message(f"messages[{number}]", message)
-    return list(messages)
+    return plain
 
 
 def _check_message(name: str, message: Any) -> None:

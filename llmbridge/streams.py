@@ -11,7 +11,6 @@ cancellation, the garbage collector), the call's record is closed once.
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from types import TracebackType
 from typing import Self
@@ -30,6 +29,7 @@ class _Stream:
         self._guards = guards
         self._attempt: Attempt | None = None
         self._source: provider.Source | None = None
+        self._opening = False
         self._closed = False
 
     @property
@@ -44,26 +44,38 @@ class _Stream:
         """What has come so far of the first choice's text."""
         return self._attempt.text if self._attempt is not None else ""
 
+    def _begin(self) -> None:
+        """Raise RuntimeError rather than send a second time: a stream is opened once, whatever came of it."""
+        if self._closed or self._opening:
+            raise RuntimeError("the stream was closed, or could not be opened; ask for a new one")
+        self._opening = True
+        # On the call, not on self: a finalizer must not keep alive what it waits for.
+        weakref.finalize(self, _abandon, self._call)
+
     def _opened(self, source: provider.Source) -> Attempt:
-        attempt = self._call.current
-        assert attempt is not None
-        self._source = source
-        self._attempt = attempt
-        # On the attempt, not on self: a finalizer must not keep alive what it waits for.
-        weakref.finalize(self, _abandon, attempt)
-        return attempt
+        self._source, self._attempt = source, self._call.current
+        assert self._attempt is not None
+        return self._attempt
+
+    def _finished(self, attempt: Attempt) -> bool:
+        """Whether there is nothing more to read. Raises RuntimeError if that is not the answer's end."""
+        if self._closed and not self._call.answer:
+            raise RuntimeError("the stream was closed before its end; ask for a new one")
+        return attempt.done
 
     def _leave(self, error: BaseException | None) -> None:
         self._closed = True
         if self._attempt is not None:
-            cancelled = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
+            cancelled = error is not None and not isinstance(error, Exception)
             self._attempt.leave("cancelled" if cancelled else "left", error)
 
 
-def _abandon(attempt: Attempt) -> None:
-    if not attempt.done:
-        attempt.leave()
-        attempt.exchange.hang_up()
+def _abandon(call: Call) -> None:
+    # Not closed in earnest: the garbage collector may run inside the connection pool's lock, and closing would wait
+    # for it.
+    if call.current is not None and not call.current.done:
+        call.current.leave()
+        call.current.exchange.hang_up()
 
 
 class CompletionStream(_Stream):
@@ -83,7 +95,7 @@ class CompletionStream(_Stream):
     def __next__(self) -> Chunk:
         attempt = self._attempt or self._open()
         while not attempt.ready:
-            if attempt.done or self._closed:
+            if self._finished(attempt):
                 raise StopIteration
             self._read(attempt)
         return attempt.ready.popleft()
@@ -98,6 +110,7 @@ class CompletionStream(_Stream):
         """Up to the first content: until then a failure goes to the next model."""
         if self._attempt is not None:
             return self._attempt
+        self._begin()
         for attempt in self._call.attempts():
             with attempt:
                 source = attempt.open(provider.stream(attempt.request, attempt.exchange, self._guards))
@@ -109,6 +122,8 @@ class CompletionStream(_Stream):
         assert self._source is not None
         try:
             attempt.feed(next(self._source, None))
+            if attempt.done:
+                attempt.exchange.close()  # for a reader without a `with` block; else the collector would
         except ProviderError as error:
             attempt.exchange.close()
             raise attempt.interrupted(error) from None
@@ -137,7 +152,7 @@ class AsyncCompletionStream(_Stream):
     async def __anext__(self) -> Chunk:
         attempt = self._attempt or await self._open()
         while not attempt.ready:
-            if attempt.done or self._closed:
+            if self._finished(attempt):
                 raise StopAsyncIteration
             await self._read(attempt)
         return attempt.ready.popleft()
@@ -151,6 +166,7 @@ class AsyncCompletionStream(_Stream):
     async def _open(self) -> Attempt:
         if self._attempt is not None:
             return self._attempt
+        self._begin()
         for attempt in self._call.attempts():
             async with attempt:
                 source = attempt.open(await provider.astream(attempt.request, attempt.exchange, self._guards))
@@ -162,6 +178,8 @@ class AsyncCompletionStream(_Stream):
         assert self._source is not None
         try:
             attempt.feed(await anext(self._source, None))
+            if attempt.done:
+                await attempt.exchange.aclose()
         except ProviderError as error:
             broken = attempt.interrupted(error)
             await attempt.exchange.aclose()

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
@@ -63,6 +63,7 @@ class Exchange:
     response: httpx.Response | None = None
     streaming: bool = False
     tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key
+    _tail_bytes: int = 0
 
     @property
     def status(self) -> int | None:
@@ -87,6 +88,13 @@ class Exchange:
         """Whether the deadline or the guard has passed."""
         return any(at is not None and time.monotonic() >= at for at in (self.deadline, self.guard_at))
 
+    def keep(self, piece: bytes) -> None:
+        """Add *piece* to the tail, and let go of what is further back."""
+        self.tail.append(piece)
+        self._tail_bytes += len(piece)
+        while self._tail_bytes - len(self.tail[0]) > TAIL_BYTES:
+            self._tail_bytes -= len(self.tail.popleft())
+
     def names_its_end(self) -> bool:
         """Whether the end of the answer's body gives a reason for ending, under any of the names in use for one."""
         return _REASON.search(b"".join(self.tail)) is not None
@@ -98,10 +106,10 @@ class Exchange:
                 self.response.close()
 
     async def aclose(self) -> None:
-        """Same as close(), for an async exchange."""
+        """Same as close(), for an async exchange. Goes on to its end when the task is cancelled (again)."""
         if self.response is not None and isinstance(self.response.stream, httpx.AsyncByteStream):
             with contextlib.suppress(Exception):
-                await self.response.aclose()
+                await asyncio.shield(self.response.aclose())
 
     def hang_up(self) -> None:
         """Break the connection, from any thread and without an event loop: for a stream that was simply dropped."""
@@ -137,16 +145,12 @@ def _on_response(response: httpx.Response) -> None:
     if exchange is None:
         return
     if exchange.streaming and isinstance(response.stream, httpx.SyncByteStream):
-        response.stream = _Tee(response.stream, exchange.tail)
+        response.stream = _Tee(response.stream, exchange)
     elif exchange.streaming and isinstance(response.stream, httpx.AsyncByteStream):
-        response.stream = _AsyncTee(response.stream, exchange.tail)
+        response.stream = _AsyncTee(response.stream, exchange)
     exchange.response = response
     if response.has_redirect_location:
         raise RedirectRefused(f"HTTP {response.status_code} to another address was not followed")
-
-
-async def _aon_response(response: httpx.Response) -> None:
-    _on_response(response)
 
 
 def _on_sync_request(request: httpx.Request) -> None:
@@ -198,22 +202,16 @@ def _bounded(timeout_s: float | None) -> float | None:
     return exchange.left_s(timeout_s)
 
 
-def _keep(tail: deque[bytes], piece: bytes) -> None:
-    tail.append(piece)
-    while len(tail) > 1 and sum(map(len, tail)) - len(tail[0]) > TAIL_BYTES:
-        tail.popleft()
-
-
 class _Tee(httpx.SyncByteStream):
-    """A body that leaves its end in *tail*."""
+    """A body that leaves its end in *exchange*."""
 
-    def __init__(self, stream: httpx.SyncByteStream, tail: deque[bytes]) -> None:
+    def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
         self._stream = stream
-        self._tail = tail
+        self._exchange = exchange
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._stream:
-            _keep(self._tail, piece)
+            self._exchange.keep(piece)
             yield piece
 
     def close(self) -> None:
@@ -223,13 +221,13 @@ class _Tee(httpx.SyncByteStream):
 class _AsyncTee(httpx.AsyncByteStream):
     """Same as _Tee."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, tail: deque[bytes]) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, exchange: Exchange) -> None:
         self._stream = stream
-        self._tail = tail
+        self._exchange = exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._stream:
-            _keep(self._tail, piece)
+            self._exchange.keep(piece)
             yield piece
 
     async def aclose(self) -> None:
@@ -255,7 +253,7 @@ def new_async_client() -> httpx.AsyncClient:
 
 _lock = threading.Lock()
 _client: httpx.Client | None = None
-_async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
+_async_clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
 
 
 def client() -> httpx.Client:
@@ -271,7 +269,31 @@ def async_client() -> httpx.AsyncClient:
     """The running event loop's client: a connection belongs to the loop that opened it."""
     loop = asyncio.get_running_loop()
     with _lock:
+        # Not a WeakKeyDictionary: through its connections a client keeps its own loop alive.
+        for ended in [other for other in _async_clients if other.is_closed()]:
+            del _async_clients[ended]
         existing = _async_clients.get(loop)
         if existing is None or existing.is_closed:
             existing = _async_clients[loop] = new_async_client()
         return existing
+
+
+def forget_client() -> None:
+    """Let the next sync call open a client of its own.
+
+    After a KeyboardInterrupt inside httpcore its pool's lock may stay taken, and every later call would wait for it.
+    """
+    global _client
+    _client = None
+
+
+def _forget_all() -> None:
+    """In a forked child: its parent's connections are not its own, and the lock may have been taken at the fork."""
+    global _lock
+    _lock = threading.Lock()
+    _async_clients.clear()
+    forget_client()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

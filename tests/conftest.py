@@ -19,6 +19,10 @@ from llmbridge.redaction import is_credential
 from tests.simulator import Simulator
 
 
+# Here and not in a fixture: test modules import LiteLLM for themselves, and it must have been loaded by us before, or
+# it would fetch its price table.
+llmbridge.warm()
+
 VERBS = ("complete", "acomplete", "stream", "astream")
 Ask = Callable[..., Completion]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -133,7 +137,6 @@ async def _read(bridge: Bridge, messages: Any, arguments: dict[str, Any]) -> Com
 
 
 @pytest.fixture(scope="session", autouse=True)
-def warm_and_quiet() -> None:
-    """LiteLLM is imported before the first deadline runs, and what it says to stderr, a test has to ask for."""
-    llmbridge.warm()
+def litellm_quiet() -> None:
+    """What LiteLLM says to stderr, a test has to ask for."""
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)

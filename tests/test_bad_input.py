@@ -347,7 +347,7 @@ def test_an_answer_without_choices_is_unavailable(
 ) -> None:
     sim.script(Fault.body(json.dumps(NO_CHOICES[provider]).encode()))
 
-    with pytest.raises(ProviderUnavailable, match="not an answer"):
+    with pytest.raises(ProviderUnavailable, match=r"not an answer|broke off"):
         ask(FISH, model=model)
 
     assert the_one(records).uncertain
@@ -570,3 +570,36 @@ def test_an_async_verb_called_where_no_loop_runs_sends_nothing(sim: Simulator, g
     asking.close()
 
     assert sim.requests == []
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"api_key": "sk-other"}, "'api_key' does not go into provider_params"),
+        ({"mock_response": "hi"}, "'mock_response' does not go into provider_params: replay a cassette"),
+        ({"stream": True}, "call stream"),
+        ("abc", "provider_params is a dict, not str"),
+    ],
+    ids=["key", "mock", "stream", "text"],
+)
+def test_provider_params_are_no_back_door(ask: Ask, sim: Simulator, gpt: Model, params: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        ask(FISH, model=gpt, provider_params=params)
+
+    assert sim.requests == []
+
+
+def test_a_models_own_parameters_are_checked_too() -> None:
+    with pytest.raises(TypeError, match="did you mean 'temperature'"):
+        Model("openai/gpt-4o-mini", params={"temprature": 0})
+
+
+@pytest.mark.parametrize("model", [5, {"openai/gpt-4o-mini"}], ids=["int", "set"])
+def test_a_model_of_another_type_is_refused(ask: Ask, model: Any) -> None:
+    with pytest.raises(TypeError, match="model is 'provider/name', a Model, or a list of them"):
+        ask(FISH, model=model)
+
+
+def test_a_misspelled_budget_is_no_call_without_one(ask: Ask, gpt: Model) -> None:
+    with pytest.raises(TypeError, match="did you mean 'budget'"):
+        ask(FISH, model=gpt, bugdet="$5/day")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 import llmbridge
-from llmbridge import CallRecord, Model
+from llmbridge import CallRecord, Model, wire
 from tests.conftest import Ask
 from tests.simulator import Fault, Reply, Simulator
 
@@ -158,7 +160,7 @@ def test_log_probabilities_are_kept(ask: Ask, sim: Simulator, gpt: Model) -> Non
 
     logprobs = reply.choices[0].logprobs
     assert logprobs is not None
-    assert "".join(token["token"] for token in logprobs["content"]) == "Trout."
+    assert "".join(token.token for token in logprobs.content or []) == "Trout."
 
 
 def test_an_answer_cut_at_the_limit_says_so(ask: Ask, sim: Simulator, model: Model) -> None:
@@ -323,6 +325,63 @@ def test_sync_and_async_send_the_same_bytes(sim: Simulator, model: Model, run: A
     first, second = sim.requests
     assert first.raw == second.raw
     assert first.path == second.path
+
+
+def test_a_message_of_an_answer_can_be_sent_back_as_it_is(ask: Ask, sim: Simulator, gpt: Model) -> None:
+    sim.script(Reply(tool_calls=[("weather", {"city": "Ulm"})]), Reply(text="Sunny."))
+    first = ask("Weather?", model=gpt, tools=[TOOL])
+    result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "sunny"}
+
+    second = ask([{"role": "user", "content": "Weather?"}, first.choices[0].message, result], model=gpt, tools=[TOOL])
+
+    assert second.text == "Sunny."
+    body = sim.requests[1].body
+    assert body is not None
+    assert body["messages"][1]["tool_calls"][0]["function"]["name"] == "weather"
+
+
+def test_token_details_have_the_attributes_of_openais(ask: Ask, sim: Simulator, gpt: Model) -> None:
+    sim.script(Reply(input_tokens=2000, cached_tokens=1024))
+
+    usage = ask(FISH, model=gpt).usage
+
+    assert usage is not None
+    assert getattr(usage.prompt_tokens_details, "cached_tokens", None) == 1024
+
+
+def test_an_event_loop_that_has_ended_keeps_no_client(sim: Simulator, gpt: Model) -> None:
+    before = len(wire._async_clients)
+
+    for _ in range(5):
+        asyncio.run(llmbridge.acomplete(FISH, model=gpt))
+
+    assert len(wire._async_clients) <= before + 1
+
+
+def test_a_forked_child_does_not_share_its_parents_connections(sim: Simulator, gpt: Model) -> None:
+    llmbridge.complete(FISH, model=gpt)
+    read, write = os.pipe()
+
+    child = os.fork()
+    if child == 0:
+        os.write(write, b"new" if wire._client is None else b"shared")
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+
+    with os.fdopen(read) as answer:
+        assert answer.read() == "new"
+    assert wire._client is not None
+
+
+def test_a_call_whose_time_is_over_before_it_starts_made_no_attempt_and_cost_nothing(
+    ask: Ask, sim: Simulator, gpt: Model, records: list[CallRecord]
+) -> None:
+    with pytest.raises(llmbridge.DeadlineExceeded, match="nothing was sent"):
+        ask(FISH, model=gpt, deadline_s=1e-9)
+
+    assert [(r.outcome, r.attempts, r.cost_usd, r.uncertain) for r in records] == [("failed", (), Decimal(0), False)]
+    assert sim.requests == []
 
 
 def _image(url: str) -> dict[str, Any]:

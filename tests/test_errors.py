@@ -22,7 +22,6 @@ FIELDS = {"model": "openai/gpt-4o", "provider": "openai", "status": 503, "retry_
 ATTEMPT = AttemptRecord(number=1, model="openai/gpt-4o", provider="openai", reason="initial", status=503)
 ONE_OF_EACH: list[LLMBridgeError] = [
     errors.LLMBridgeError("m"),
-    errors.CacheMiss("m"),
     errors.CassetteMiss("m"),
     errors.DeadlineExceeded("m", deadline_s=2.0, attempts=[ATTEMPT]),
     errors.ProviderError("m", **FIELDS, sent=False),
@@ -68,7 +67,7 @@ def test_the_tree_that_is_drawn_is_the_tree_that_there_is() -> None:
 
 
 def test_every_error_that_a_caller_can_meet_has_a_name_in_the_package() -> None:
-    assert {cls.__name__ for cls in _subclasses(LLMBridgeError)} <= {*llmbridge.__all__, "CacheMiss"}
+    assert {cls.__name__ for cls in _subclasses(LLMBridgeError)} <= set(llmbridge.__all__)
 
 
 def test_every_class_has_an_example_here() -> None:

@@ -87,7 +87,7 @@ def test_log_probabilities_are_replayed(case: Case, verb: str, answer: Completio
     logprobs = answer.choices[0].logprobs
 
     assert logprobs is not None
-    assert "".join(token["token"] for token in logprobs["content"]) == answer.text
+    assert "".join(token.token for token in logprobs.content or []) == answer.text
 
 
 @asked(lambda case: len(case.script) > 1)

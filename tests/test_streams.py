@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import llmbridge
-from llmbridge import Bridge, CallRecord, Chunk, Completion, Model
+from llmbridge import Bridge, CallRecord, Chunk, Completion, Model, wire
 from tests.conftest import Run
 from tests.simulator import Fault, Reply, Simulator
 from tests.test_complete import FISH, PROVIDERS, TOOL
@@ -135,7 +135,6 @@ def test_leaving_early_closes_the_connection_and_records_it(
     assert [(r.outcome, r.cost_usd, r.uncertain) for r in records] == [("left", None, True)]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # other tests' garbage goes with it
 def test_a_stream_that_is_dropped_is_closed_by_the_garbage_collector(
     sim: Simulator, gpt: Model, records: list[CallRecord], fresh_default: Bridge
 ) -> None:
@@ -222,3 +221,66 @@ def test_an_error_in_the_block_passes_and_ends_the_call(
         1 / 0
 
     assert [r.outcome for r in records] == ["left"]
+
+
+def test_a_closed_stream_sends_nothing_and_says_so(sim: Simulator, gpt: Model, fresh_default: Bridge) -> None:
+    chunks = fresh_default.stream(FISH, model=gpt)
+    chunks.close()
+
+    with pytest.raises(RuntimeError, match="ask for a new one"):
+        next(chunks)
+
+    assert sim.requests == []
+
+
+def test_a_stream_that_could_not_be_opened_is_not_sent_again(
+    sim: Simulator, gpt: Model, records: list[CallRecord], fresh_default: Bridge
+) -> None:
+    sim.script(Fault.status(500), Reply())
+    chunks = fresh_default.stream(FISH, model=gpt)
+    with pytest.raises(llmbridge.ProviderUnavailable):
+        next(chunks)
+
+    with pytest.raises(RuntimeError, match="ask for a new one"):
+        next(chunks)
+
+    assert (len(sim.requests), len(records)) == (1, 1)
+
+
+def test_a_stream_left_in_the_middle_does_not_look_whole(sim: Simulator, gpt: Model, fresh_default: Bridge) -> None:
+    with fresh_default.stream(FISH, model=gpt) as chunks:
+        next(chunks)
+
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(chunks)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_stream_read_to_its_end_without_a_block_gives_its_connection_back(
+    sim: Simulator, provider: str, fresh_default: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = wire.new_client()
+    monkeypatch.setattr(wire, "_client", client)
+    model = Model(PROVIDERS[provider], api_base=sim.api_base(provider), api_key="sk-test-key")
+
+    for _ in range(3):
+        list(fresh_default.stream(FISH, model=model))
+
+    pool: Any = client._transport
+    assert [connection for connection in pool._pool.connections if not connection.is_idle()] == []
+    client.close()
+
+
+def test_a_cancellation_while_a_failed_attempt_is_closed_is_recorded(
+    sim: Simulator, gpt: Model, run: Run, records: list[CallRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled(exchange: wire.Exchange) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(wire.Exchange, "aclose", cancelled)
+    sim.script(Fault.status(500))
+
+    with pytest.raises(asyncio.CancelledError):
+        run(llmbridge.acomplete(FISH, model=[gpt, gpt]))
+
+    assert [(record.outcome, len(record.attempts)) for record in records] == [("cancelled", 1)]

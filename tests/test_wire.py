@@ -18,11 +18,7 @@ from tests.conftest import Run
 
 
 RECORDS = wire_records.records()
-pytestmark = [
-    wire_records.needed,
-    # the records' server leaves its sockets to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = wire_records.needed
 
 # What LiteLLM 1.106 does not let us read right, by reason. Each ends in an error of the tree or in this difference.
 KNOWN = {

@@ -46,6 +46,3 @@ def main() -> None:
     except (TypeError, ValueError) as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our pipe has gone, as `head` does
-        sys.exit(0)

@@ -39,7 +39,9 @@ def attempts(completion: Completion) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "model", "why", "outcome", "HTTP", "tokens", "cost", "s", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "model", "why", "outcome", "HTTP", "tokens", "cost", "s"):
+        table.add_column(name, overflow="fold")
     for attempt in completion.attempts:
         tokens = "" if attempt.input_tokens is None else f"{attempt.input_tokens}+{attempt.output_tokens}"
         table.add_row(

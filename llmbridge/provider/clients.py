@@ -99,7 +99,7 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
     except Exception:
         _check_provider(model)
         return Route(None, watched=True, provider="")  # LiteLLM says what it lacks at the call, and sends nothing
-    if not (key or set(transport) & CREDENTIALS):
+    if not (key or any(transport.get(name) for name in CREDENTIALS)):
         _check_key(model, provider)
     sdk, direct = _tables(verb)
     if provider in ("azure", "azure_text"):

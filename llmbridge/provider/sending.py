@@ -70,6 +70,9 @@ def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = Fal
         return getattr(litellm(), verb)(**_arguments(request, exchange, wire.client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
+    except KeyboardInterrupt:
+        wire.forget_client()
+        raise
     finally:
         wire.current.reset(token)
 

@@ -53,6 +53,9 @@ class Source:
             error = self._at_end()
         except Exception as exc:
             error = self._translated(exc)
+        except KeyboardInterrupt:
+            wire.forget_client()
+            raise
         finally:
             wire.current.reset(token)
         if error is None:

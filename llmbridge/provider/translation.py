@@ -112,7 +112,7 @@ def translate(exc: BaseException, exchange: Exchange, *, model: str) -> Translat
         provider=exchange.provider,
         status=status,
         retry_after_s=retry_after_s(exchange.headers),
-        request_id=request_id(exchange.headers),
+        request_id=redact(request_id(exchange.headers) or "") or None,
         sent=sent,
     )
 
@@ -186,6 +186,8 @@ def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Ex
         return f"{model} could not be reached at {exchange.host or 'its host'}, nothing was sent: {words}"
     if kind is errors.ProviderTimeout:
         return f"{model} did not answer in time: {words}"
+    if type(exc).__name__ == "BrokenOff":
+        return f"{model} broke off: {words}"
     if exchange.status is not None and exchange.status < 400:
         return f"{model} answered HTTP {exchange.status} with something that is not an answer: {words}"
     return f"{model} answered HTTP {exchange.status}: {words}" if exchange.status else f"{model} broke off: {words}"
@@ -219,5 +221,5 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     """The provider's id of the request, from the header that it uses."""
     for name in ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid", "x-goog-request-id", "cf-ray"):
         if value := headers.get(name):
-            return redact(value, limit=200)
+            return value[:200]
     return None
