@@ -310,7 +310,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     trap = tmp_path_factory.mktemp("trap")
     (trap / ".env").write_text("OPENAI_API_BASE=http://evil.invalid/v1\nTRAPPED=yes\n")
     script = """
-        import json, os, socket, sys, time
+        import json, os, socket, sys
         names = []
         def refuse(where):
             def record(*args, **kwargs):
@@ -321,9 +321,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         socket.socket.connect = refuse("connect")
         socket.socket.connect_ex = refuse("connect")
         before = dict(os.environ)
-        started = time.perf_counter()
         import llmbridge
-        own_s = time.perf_counter() - started
         early = "litellm" in sys.modules
         from llmbridge import provider
         module = provider.litellm()
@@ -331,7 +329,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         prices = len(module.model_cost)
         changed = {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
         flags = [module.disable_hf_tokenizer_download, module.suppress_debug_info]
-        print(json.dumps(dict(changed=changed, names=names, early=early, own_s=own_s, prices=prices, flags=flags)))
+        print(json.dumps(dict(changed=changed, names=names, early=early, prices=prices, flags=flags)))
     """
     root = str(Path(__file__).parent.parent)
     secret = {name for name in os.environ if name.startswith(("LITELLM", "OPENAI"))}
@@ -363,7 +361,6 @@ def test_importing_litellm_through_us_prints_nothing(imported: dict[str, Any]) -
 
 def test_importing_llmbridge_does_not_import_litellm(imported: dict[str, Any]) -> None:
     assert imported["early"] is False
-    assert imported["own_s"] < 0.5
 
 
 def test_the_bundled_price_table_is_there(imported: dict[str, Any]) -> None:
