@@ -77,6 +77,7 @@ class Call:
         self._errors: list[ProviderError] = []
         self._finished = False
         self.current: Attempt | None = None
+        self.when_finished: Callable[[], object] = lambda: None
 
     def attempts(self) -> Iterator[Attempt]:
         """The attempts, one after the other, as each outcome demands. Raises the call's error when none is left."""
@@ -123,6 +124,7 @@ class Call:
     def failed(self, error: ProviderError) -> None:
         """Remember *error* for the end of the call."""
         error.call_id = self.record.id
+        error.__traceback__ = None  # it holds the frames of whoever reads a stream, which would then never be collected
         self._errors.append(error)
 
     def finish(self, outcome: Any, error: BaseException | None = None) -> None:
@@ -147,6 +149,7 @@ class Call:
             record.estimated = last.estimated
         if self.answer is not None:
             self.answer._record = record
+        self.when_finished()
         self._publish(record)
 
     def started(self, record: AttemptRecord) -> None:
@@ -265,10 +268,7 @@ class Attempt:
                 retry_after_s=error.retry_after_s,
                 request_id=error.request_id,
             )
-        self.done = True
-        self.ready.clear()
         self._fail(error)
-        self._call.failed(error)
         self._call.finish("failed", error)
         return error
 
@@ -296,20 +296,22 @@ class Attempt:
             return False
         if isinstance(error, ProviderError):
             self._fail(error)
-            self._call.failed(error)
             self.error = error
-            self.ready.clear()
             return True
         self.record.error_type = type(error).__name__
         self.leave("failed" if isinstance(error, Exception) else "cancelled", error)
         return False
 
     def _succeed(self) -> None:
+        self.done = True
         self.record.outcome = "answered"
         self._observe()
         self._call.finish("answered")
 
     def _fail(self, error: ProviderError) -> None:
+        self.done = True
+        self.ready.clear()
+        self._call.failed(error)
         record = self.record
         record.outcome = "failed"
         record.error_type, record.error, record.kind = type(error).__name__, str(error), error.kind
@@ -353,7 +355,6 @@ class Attempt:
         completion._response_model = self._source.response_model if self._source is not None else None
         self._call.record.chunk_count = self._assembly.chunk_count
         self.take(completion)
-        self.done = True
         self._succeed()
 
     def _parsed(self, completion: Completion) -> Any:

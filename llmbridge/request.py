@@ -178,7 +178,7 @@ def _check_special(params: Any) -> None:
     if not isinstance(params, Mapping):
         raise TypeError(f"provider_params is a dict, not {type(params).__name__}")
     for name in params:
-        if name in TRANSPORT or name in INSTEAD or name in {"model", "messages", "stream_options", "timeout"}:
+        if name in TRANSPORT or name in INSTEAD or name in {"model", "messages", "stream_options"}:
             raise TypeError(f"{name!r} does not go into provider_params: {INSTEAD.get(name, 'it is an argument')}")
 
 

@@ -49,8 +49,9 @@ class _Stream:
         if self._closed or self._opening:
             raise RuntimeError("the stream was closed, or could not be opened; ask for a new one")
         self._opening = True
-        # On the call, not on self: a finalizer must not keep alive what it waits for.
-        weakref.finalize(self, _abandon, self._call)
+        # On the call, not on self: a finalizer must not keep alive what it waits for. A finished call needs none, and
+        # its error's traceback leads back to self.
+        self._call.when_finished = weakref.finalize(self, _abandon, self._call).detach
 
     def _opened(self, source: provider.Source) -> Attempt:
         self._source, self._attempt = source, self._call.current

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -245,6 +246,36 @@ def test_a_stream_that_could_not_be_opened_is_not_sent_again(
         next(chunks)
 
     assert (len(sim.requests), len(records)) == (1, 1)
+
+
+def test_a_stream_that_could_not_be_opened_keeps_its_record_when_it_is_collected(
+    sim: Simulator, gpt: Model, records: list[CallRecord], fresh_default: Bridge
+) -> None:
+    sim.script(Fault.status(500))
+    chunks = fresh_default.stream(FISH, model=gpt)
+    with pytest.raises(llmbridge.ProviderUnavailable):
+        next(chunks)
+    before, dropped = repr(records), weakref.ref(chunks)
+
+    del chunks
+    gc.collect()
+
+    assert dropped() is None
+    assert repr(records) == before
+
+
+def test_a_stream_that_fell_back_and_is_dropped_is_closed_by_the_garbage_collector(
+    sim: Simulator, gpt: Model, records: list[CallRecord], fresh_default: Bridge
+) -> None:
+    sim.script(Fault.status(500), Fault.hang(after_events=3, reply=Reply(pieces=["a", "b", "c", "d"])))
+
+    chunks = fresh_default.stream(FISH, model=[gpt, gpt])
+    next(chunks)
+    del chunks
+    gc.collect()
+
+    assert sim.wait_for_disconnects(1)
+    assert [[attempt.outcome for attempt in r.attempts] for r in records] == [["failed", "left"]]
 
 
 def test_a_stream_left_in_the_middle_does_not_look_whole(sim: Simulator, gpt: Model, fresh_default: Bridge) -> None:

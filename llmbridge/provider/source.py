@@ -31,7 +31,6 @@ class Source:
         self._request = request
         self._exchange = exchange
         self._first_s, self._gap_s = guards
-        self._started_at = time.monotonic()
         self._begun = False
         self._usage: Any = None
         self._response_model: str | None = None

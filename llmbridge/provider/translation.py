@@ -33,14 +33,13 @@ BY_STATUS: dict[int, type[errors.ProviderError]] = {
     529: errors.ProviderRateLimited,
 }
 
-# LiteLLM's classes. Those above the blank line say more than a 4xx; the others speak where there is no status.
+# Ours and LiteLLM's classes, for where there is no status; those in _SHARPER also say more than a 400.
 BY_CLASS: dict[str, type[errors.ProviderError]] = {
     "MissingKey": errors.AuthenticationFailed,  # these two are of clients.py
     "UnknownModel": errors.BadRequest,
     "ContextWindowExceededError": errors.ContextWindowExceeded,
     "ContentPolicyViolationError": errors.ContentFiltered,
     "AuthenticationError": errors.AuthenticationFailed,
-    #
     "PermissionDeniedError": errors.AuthenticationFailed,
     "PaymentRequiredError": errors.AuthenticationFailed,
     "NotFoundError": errors.NotFound,
@@ -200,8 +199,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         if (seconds := _number(headers.get(name), 1000)) is not None:
             return seconds
     value = headers.get("retry-after")
-    if value is None or (seconds := _number(value, 1)) is not None:
-        return seconds if value is not None else None
+    if value is None:
+        return None
+    if (seconds := _number(value, 1)) is not None:
+        return seconds
     try:
         at = email.utils.parsedate_to_datetime(value)
     except (TypeError, ValueError):
