@@ -1,6 +1,8 @@
 """Every error that a call can raise; drawn here, so that `except` can be written from one page.
 
     LLMBridgeError
+    |-- BudgetExceeded           the attempt was not sent: it could have passed a cap
+    |-- UnknownPrice             a budget applies and what the model can cost is not known
     |-- CassetteMiss             replay, and nothing recorded
     |-- DeadlineExceeded         the call's own time is over
     |-- ProviderError            one model said no
@@ -15,7 +17,11 @@
     |   |-- InvalidOutput            the answer does not fit response_model
     |   `-- StreamInterrupted        after the first content; .partial holds the text so far
     |-- AllAttemptsFailed        more than one attempt, none answered
-    `-- ConfigError              .path .line
+    |-- ConfigError              .path .line
+    `-- LedgerError              the ledger cannot be used
+        |-- LedgerBusy               others wrote for too long
+        |-- LedgerCorrupt            the file is damaged, or no ledger
+        `-- AlreadyResolved          a reservation is resolved once
 
 A caller's mistakes (a wrong role, an unknown parameter) stay TypeError and ValueError. Every error pickles, and none
 holds a request, a response or a key.
@@ -24,6 +30,8 @@ holds a request, a response or a key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 
@@ -46,6 +54,65 @@ def _rebuild(cls: type[LLMBridgeError], args: tuple[Any, ...], fields: dict[str,
     error.args = args
     error.__dict__.update(fields)
     return error
+
+
+class BudgetExceeded(LLMBridgeError):
+    """An attempt could have passed a cap, so it was not sent. What the call had sent before stands in `.attempts`.
+
+    Attributes:
+        budget: the budget's name.
+        unit: what it counts: "nanousd", "tokens" or "requests". The four amounts are in it.
+        limit, settled, reserved, needed: the cap; what was spent; what calls under way hold; the attempt's worst case.
+        limit_usd, settled_usd, reserved_usd, needed_usd: the same as Decimal dollars; None for tokens and requests.
+        resets_at: when there is room for it again as far as is known, as an aware datetime; None for never.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: str,
+        unit: str,
+        limit: int,
+        settled: int,
+        reserved: int,
+        needed: int,
+        resets_at: datetime | None,
+        attempts: Sequence[AttemptRecord] = (),
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.unit = unit
+        self.limit = limit
+        self.settled = settled
+        self.reserved = reserved
+        self.needed = needed
+        self.resets_at = resets_at
+        self.attempts = tuple(attempts)
+
+    @property
+    def limit_usd(self) -> Decimal | None:
+        return self._usd(self.limit)
+
+    @property
+    def settled_usd(self) -> Decimal | None:
+        return self._usd(self.settled)
+
+    @property
+    def reserved_usd(self) -> Decimal | None:
+        return self._usd(self.reserved)
+
+    @property
+    def needed_usd(self) -> Decimal | None:
+        return self._usd(self.needed)
+
+    def _usd(self, amount: int) -> Decimal | None:
+        return Decimal(amount).scaleb(-9) if self.unit == "nanousd" else None
+
+
+class UnknownPrice(LLMBridgeError):
+    """A budget applies, and what the model can cost at most is not known. The attempt was not sent; the message says
+    which line would make it known."""
 
 
 class CassetteMiss(LLMBridgeError):
@@ -184,3 +251,19 @@ class ConfigError(LLMBridgeError):
         super().__init__(message)
         self.path = path
         self.line = line
+
+
+class LedgerError(LLMBridgeError):
+    """The ledger cannot be used. Where a budget applies, nothing was sent."""
+
+
+class LedgerBusy(LedgerError):
+    """Others were writing for longer than this ledger waits."""
+
+
+class LedgerCorrupt(LedgerError):
+    """The ledger's file is damaged, or is no ledger. It is never replaced silently."""
+
+
+class AlreadyResolved(LedgerError):
+    """The reservation was settled, released or reconciled before; nothing was changed."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -9,8 +12,36 @@ from typing import Literal
 from llmbridge.money import show_usd
 
 
-Reason = Literal["initial", "retry", "fallback", "repair"]
-Outcome = Literal["answered", "failed", "left", "cancelled"]
+Reason = Literal["initial", "retry", "fallback", "repair", "downgrade"]
+Outcome = Literal["answered", "failed", "left", "cancelled", "lost"]
+
+
+def new_id() -> str:
+    """An id that sorts by time: 48 bits of Unix milliseconds, as in UUIDv7 (RFC 9562), then 80 random bits, as hex.
+
+    Ids in random order would make each insert touch another page of the ledger's indexes.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def sum_usd(costs: Iterable[Decimal | None]) -> Decimal | None:
+    """The sum of *costs*; None if one of them is unknown."""
+    known = list(costs)
+    return (
+        None if any(cost is None for cost in known) else sum((cost for cost in known if cost is not None), Decimal(0))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetAlert:
+    """A budget's counter has reached a share of its limit, for the first time in this window; or a cap on trial
+    (`on_exceed="warn"`) has let something through, which `passed` says. `tags` are those that the counter is for."""
+
+    budget: str
+    share: float
+    message: str
+    tags: dict[str, str | None] = field(default_factory=dict)
+    passed: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,10 +52,13 @@ class AttemptRecord:
         number: 1 for the call's first attempt.
         model: the candidate, as it was asked; `response_model` is the name in the answer, where LiteLLM keeps it.
         reason: why this attempt was made.
-        outcome: "left" is a stream that its reader closed early.
+        outcome: "left" is a stream that its reader closed early; "lost" is one whose process died.
         status: the HTTP status that came back, or None.
         sent: False if surely nothing reached the provider.
-        cost_usd: None if unknown; `uncertain` if the provider may have billed what nobody reported.
+        cost_usd: what is charged for it; None if unknown. `uncertain`: the provider may have billed less (or, without
+            a price, anything), and nobody reported it. `Ledger.reconcile` corrects it.
+        reserved_usd: the worst case that was reserved before sending.
+        price_source: whose price it is: "litellm 1.106.2", "model" (the caller's own), "provider" or "local".
         estimated: the token counts are LiteLLM's estimate and not the provider's.
     """
 
@@ -46,8 +80,13 @@ class AttemptRecord:
     first_chunk_s: float | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
     estimated: bool = False
     cost_usd: Decimal | None = None
+    reserved_usd: Decimal | None = None
+    price_source: str | None = None
     uncertain: bool = False
 
     def line(self) -> str:
@@ -83,7 +122,9 @@ class CallRecord:
     output_tokens: int | None = None
     estimated: bool = False
     cost_usd: Decimal | None = None
+    saved_usd: Decimal = Decimal(0)
     uncertain: bool = False
+    alerts: tuple[BudgetAlert, ...] = ()
     chunk_count: int | None = None
     first_chunk_s: float | None = None
     trace_id: str | None = None

@@ -1,0 +1,24 @@
+"""The budget ledger: Budget, Ledger, Reservation. A cap that holds, in one SQLite file."""
+
+from __future__ import annotations
+
+from llmbridge.ledger.booking import Asked, Charge, Need
+from llmbridge.ledger.budget import Budget, budgets_of, distinct
+from llmbridge.ledger.ledger import Ledger, Reservation
+from llmbridge.ledger.refusal import Refusal
+from llmbridge.ledger.report import Balance, Spend
+
+
+__all__ = [
+    "Asked",
+    "Balance",
+    "Budget",
+    "Charge",
+    "Ledger",
+    "Need",
+    "Refusal",
+    "Reservation",
+    "Spend",
+    "budgets_of",
+    "distinct",
+]

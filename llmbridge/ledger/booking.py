@@ -1,0 +1,331 @@
+"""What is written in one transaction: reserve, resolve, expire, reconcile.
+
+Two-phase money, as accountants and payment systems do it: the worst case is reserved before anything is sent, and
+resolved once afterwards. A counter (a row of `balance`) says how much is reserved and how much settled; every change of
+it is an `entry`, so the counters are the sums over the entries. A reservation stays in the windows that it was made in,
+also when it is settled after midnight.
+
+Every function here runs inside a transaction of its caller, with the ledger's time from `now_us()`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from llmbridge.errors import AlreadyResolved, LedgerError
+from llmbridge.ledger.budget import Budget, Unit
+from llmbridge.ledger.sqlite import Connection
+
+
+_CHANGED = (
+    "(SELECT amount FROM change WHERE budget = ? AND unit = ? AND (until_us IS NULL OR until_us > ?)"
+    " ORDER BY id DESC LIMIT 1)"
+)
+_COUNTER = (
+    f"SELECT id, reserved, settled, alerted, {_CHANGED} FROM balance"
+    " WHERE budget = ? AND scope = ? AND call = ? AND starts_us = ?"
+)
+
+
+_RESOLVE = (
+    "UPDATE reservation SET state = ?, resolved_us = ?, cost_nanousd = coalesce(?, reserved_nanousd), uncertain = ?,"
+    " overrun = coalesce(? > reserved_nanousd, 0) OR coalesce(? > reserved_tokens, 0){}"
+    " WHERE id = ? AND state = ?"
+)
+Facts = tuple[Sequence[str], Sequence[object]]  # columns of `reservation`, and their values
+_NO_FACTS: Facts = ((), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What an attempt may take at most. `nanousd` is None if no price is known, `tokens` if no bound is."""
+
+    nanousd: int | None
+    tokens: int | None
+    requests: int = 1
+
+    def of(self, unit: Unit) -> int:
+        """In a budget's unit. Raises ValueError for what is unknown: a cap cannot be held against it."""
+        amount: int | None = getattr(self, unit)
+        if amount is None:
+            raise ValueError(f"the worst case in {unit} is unknown")
+        return amount
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What an attempt took. `nanousd` is None if unknown: then the reserved worst case is charged, as uncertain."""
+
+    nanousd: int | None
+    tokens: int | None
+    requests: int = 1
+    uncertain: bool = False
+
+
+@dataclass(slots=True)
+class Counter:
+    """A budget's counter as one transaction sees it. Of a rolling window `reserved` and `settled` are sums over steps,
+    of which `steps` has start and amount, oldest first; new entries go to the row `id`."""
+
+    budget: Budget
+    id: int
+    limit: int
+    reserved: int
+    settled: int
+    alerted: int
+    scope: str
+    ends_us: int | None
+    steps: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def headroom(self) -> int:
+        """What is left; negative after the limit was lowered."""
+        return self.limit - self.reserved - self.settled
+
+    def at(self, standings: Mapping[int, Standing]) -> Counter:
+        """The same counter after a resolution. Of a rolling window that is the step's own part: less than the sum, so
+        its thresholds are announced at the next reservation."""
+        standing = standings[self.id]
+        return replace(self, reserved=standing.reserved, settled=standing.settled, alerted=standing.alerted)
+
+
+class Part(NamedTuple):
+    """What a reservation took from one counter."""
+
+    balance: int
+    unit: Unit
+    reserved: int
+
+
+class Standing(NamedTuple):
+    """A row of `balance` after it was changed."""
+
+    reserved: int
+    settled: int
+    alerted: int
+
+
+def now_us(db: Connection, clock_us: int) -> int:
+    """The ledger's time: the machine's, but never before what is stored; stores it.
+
+    So a clock that is set back reopens no window, and what has expired stays so.
+    """
+    (latest,) = db.execute("UPDATE clock SET at_us = max(at_us, ?) RETURNING at_us", (clock_us,)).fetchone()
+    return int(latest)
+
+
+def budget_id(db: Connection, budget: Budget) -> int:
+    """The row of *budget*, made if there is none, with the limit that it declares."""
+    per = json.dumps(budget.per, ensure_ascii=False)
+    key = (budget.name, budget.unit, budget.window.text, budget.zone, per)
+    found = db.execute(
+        "SELECT id, amount FROM budget WHERE name = ? AND unit = ? AND window = ? AND zone = ? AND per = ?", key
+    ).fetchone()
+    if found is None:
+        row = db.execute(
+            "INSERT INTO budget (name, unit, window, zone, per, amount) VALUES (?, ?, ?, ?, ?, ?)",
+            (*key, budget.amount),
+        )
+        return int(row.lastrowid or 0)
+    if found[1] != budget.amount:
+        db.execute("UPDATE budget SET amount = ? WHERE id = ?", (budget.amount, found[0]))
+    return int(found[0])
+
+
+def counter(db: Connection, budget: Budget, row: int, scope: str, call: str, at_us: int) -> Counter:
+    """The counter of *budget* (whose row is *row*) for *scope* at *at_us*, made if there is none."""
+    span = budget.window.span(at_us)
+    key = (row, scope, call if budget.window.kind == "call" else "", span.starts_us)
+    found = db.execute(_COUNTER, (budget.name, budget.unit, at_us, *key)).fetchone()
+    if found is None:
+        db.execute(
+            "INSERT INTO balance (budget, scope, call, starts_us, ends_us) VALUES (?, ?, ?, ?, ?)", (*key, span.ends_us)
+        )
+        found = db.execute(_COUNTER, (budget.name, budget.unit, at_us, *key)).fetchone()
+    id, reserved, settled, alerted, changed = found
+    limit = budget.amount if changed is None else changed
+    state = Counter(budget, id, limit, reserved, settled, alerted, scope, span.ends_us)
+    if budget.window.kind == "rolling":
+        _sum_steps(db, state, row, budget.window.counted_from_us(at_us), span.starts_us)
+    return state
+
+
+def limit_of(db: Connection, budget: Budget, at_us: int) -> int:
+    """The limit in force: the latest one set at run time whose time is not over, else the budget's own."""
+    (changed,) = db.execute(f"SELECT {_CHANGED}", (budget.name, budget.unit, at_us)).fetchone()
+    return budget.amount if changed is None else int(changed)
+
+
+def _sum_steps(db: Connection, state: Counter, row: int, from_us: int, until_us: int) -> None:
+    for starts_us, reserved, settled, alerted in db.execute(
+        "SELECT starts_us, reserved, settled, alerted FROM balance"
+        " WHERE budget = ? AND scope = ? AND call = '' AND starts_us >= ? AND starts_us < ? ORDER BY starts_us",
+        (row, state.scope, from_us, until_us),
+    ):
+        state.reserved += reserved
+        state.settled += settled
+        state.alerted = max(state.alerted, alerted)
+        state.steps.append((starts_us, reserved + settled))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who reserves: the attempt's id ("<call>.<number>"), and what its row says besides."""
+
+    attempt: str
+    model: str = ""
+    provider: str = ""
+    verb: str = "chat"
+    tags: str = "{}"
+    reason: str = "initial"
+
+    @property
+    def call(self) -> str:
+        return self.attempt.rpartition(".")[0] or self.attempt
+
+
+def insert(db: Connection, asked: Asked, need: Need, counters: Sequence[Counter], at_us: int, lease_us: int) -> int:
+    """Write a reservation, and what it takes from each of *counters*; returns its row."""
+    row = db.execute(
+        "INSERT INTO reservation (attempt, made_us, lease_us, state, verb, model, provider, tags, reason,"
+        " reserved_nanousd, reserved_tokens) VALUES (?, ?, ?, 'reserved', ?, ?, ?, ?, ?, ?, ?)",
+        (
+            asked.attempt, at_us, at_us + lease_us, asked.verb, asked.model, asked.provider, asked.tags, asked.reason,
+            need.nanousd, need.tokens,
+        ),
+    ).lastrowid  # fmt: skip
+    assert row is not None
+    for each in counters:
+        amount = need.of(each.budget.unit)
+        db.execute("INSERT INTO entry VALUES (?, 'reserve', ?, ?, ?, 0)", (row, each.id, at_us, amount))
+        db.execute("UPDATE balance SET reserved = reserved + ? WHERE id = ?", (amount, each.id))
+    return row
+
+
+def find(db: Connection, attempt: str) -> tuple[int, list[Part]]:
+    """The row of a reservation, and its parts. Raises LedgerError if there is none."""
+    found = db.execute("SELECT id FROM reservation WHERE attempt = ?", (attempt,)).fetchone()
+    if found is None:
+        raise LedgerError(f"the ledger knows no reservation {attempt!r}")
+    return found[0], _parts(db, found[0])
+
+
+def resolve(
+    db: Connection, row: int, parts: Sequence[Part], charge: Charge, state: str, at_us: int, facts: Facts = _NO_FACTS
+) -> dict[int, Standing]:
+    """Settle or release a reservation, whose row also gets *facts*; returns how its counters stand now, by row.
+
+    After it has expired this is still possible, once: what was charged for it becomes what it did cost. Raises
+    AlreadyResolved.
+    """
+    columns, values = facts
+    kind, before = "resolve", "reserved"
+    settle = _RESOLVE.format("".join(f", {column} = ?" for column in columns))
+    uncertain = charge.uncertain or charge.nanousd is None
+    written = (state, at_us, charge.nanousd, uncertain, charge.nanousd, charge.tokens, *values, row)
+    if not db.execute(settle, (*written, before)).rowcount:
+        kind, before = "late", "expired"
+        if not db.execute(settle, (*written, before)).rowcount:
+            (attempt, now) = db.execute("SELECT attempt, state FROM reservation WHERE id = ?", (row,)).fetchone()
+            raise AlreadyResolved(f"reservation {attempt!r} is {now} already; nothing was changed")
+    return {part.balance: _book(db, row, kind, part, at_us, charge) for part in parts}
+
+
+def is_due(db: Connection, at_us: int) -> bool:
+    """Whether there is something to expire."""
+    (latest, open_from) = db.execute("SELECT at_us, open_from FROM clock").fetchone()
+    due = "SELECT 1 FROM reservation WHERE id >= ? AND state = 'reserved' AND lease_us <= ? LIMIT 1"
+    return db.execute(due, (open_from, max(at_us, latest))).fetchone() is not None
+
+
+def is_behind(db: Connection) -> bool:
+    """Whether is_due() looks at many rows, most of which may be resolved."""
+    return bool(db.execute("SELECT (SELECT max(id) FROM reservation) - open_from > 1000 FROM clock").fetchone()[0])
+
+
+def expire(db: Connection, at_us: int, most: int = 200) -> int:
+    """Charge what is reserved by leases that are over, as uncertain; returns how many, at most *most*.
+
+    Looks from the first row that may be unresolved on: an index of those would cost every call two pages.
+    """
+    due = db.execute(
+        "SELECT id, call, made_us, verb, model, provider, tags, reserved_nanousd FROM reservation"
+        " WHERE id >= (SELECT open_from FROM clock) AND state = 'reserved' AND lease_us <= ? LIMIT ?",
+        (at_us, most),
+    ).fetchall()
+    for row, call, made_us, verb, model, provider, tags, cost in due:
+        for part in _parts(db, row):
+            _enter(db, row, "resolve", part.balance, at_us, -part.reserved, part.reserved)
+        db.execute(
+            "UPDATE reservation SET state = 'expired', resolved_us = ?, cost_nanousd = ?, uncertain = 1,"
+            " outcome = 'lost' WHERE id = ?",
+            (at_us, cost, row),
+        )
+        db.execute(
+            "INSERT OR IGNORE INTO call (id, started_us, verb, outcome, models, model, provider, tags, duration_s,"
+            " estimated) VALUES (?, ?, ?, 'lost', json_array(?), ?, ?, ?, ?, 0)",
+            (call, made_us, verb, model, model, provider, tags, (at_us - made_us) / 1e6),
+        )
+    _move_on(db)
+    return len(due)
+
+
+def reconcile(db: Connection, attempt: str, cost_nanousd: int, at_us: int) -> None:
+    """Lower an uncertain charge to what it did cost. Raises AlreadyResolved, LedgerError or ValueError."""
+    found = db.execute(
+        "SELECT id, state, cost_nanousd, uncertain FROM reservation WHERE attempt = ?", (attempt,)
+    ).fetchone()
+    if found is None:
+        raise LedgerError(f"the ledger knows no reservation {attempt!r}")
+    row, state, cost, uncertain = found
+    if state == "reserved":
+        raise LedgerError(f"reservation {attempt!r} is still under way; it can be reconciled when it is resolved")
+    if not uncertain:
+        raise AlreadyResolved(f"what {attempt!r} cost is certain already; nothing was changed")
+    if cost is not None and cost_nanousd > cost:
+        raise ValueError(
+            f"{attempt!r} is charged at {cost} nanodollars and reconciling only lowers a charge, not to {cost_nanousd}"
+        )
+    for part in _parts(db, row):
+        if part.unit == "nanousd" and cost is not None:
+            _enter(db, row, "reconcile", part.balance, at_us, 0, cost_nanousd - cost)
+    db.execute("UPDATE reservation SET cost_nanousd = ?, uncertain = 0 WHERE id = ?", (cost_nanousd, row))
+
+
+def _parts(db: Connection, row: int) -> list[Part]:
+    found = db.execute(
+        "SELECT e.balance, b.unit, e.reserved FROM entry e JOIN balance w ON w.id = e.balance"
+        " JOIN budget b ON b.id = w.budget WHERE e.reservation = ? AND e.kind = 'reserve'",
+        (row,),
+    )
+    return [Part(*each) for each in found]
+
+
+def _book(db: Connection, row: int, kind: str, part: Part, at_us: int, charge: Charge) -> Standing:
+    amount: int | None = getattr(charge, part.unit)
+    settled = part.reserved if amount is None else amount
+    if kind == "late":  # expiry has charged the worst case
+        return _enter(db, row, kind, part.balance, at_us, 0, settled - part.reserved)
+    return _enter(db, row, kind, part.balance, at_us, -part.reserved, settled)
+
+
+def _enter(db: Connection, row: int, kind: str, balance: int, at_us: int, reserved: int, settled: int) -> Standing:
+    db.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", (row, kind, balance, at_us, reserved, settled))
+    return Standing(
+        *db.execute(
+            "UPDATE balance SET reserved = reserved + ?, settled = settled + ? WHERE id = ?"
+            " RETURNING reserved, settled, alerted",
+            (reserved, settled, balance),
+        ).fetchone()
+    )
+
+
+def _move_on(db: Connection) -> None:
+    db.execute(
+        "UPDATE clock SET open_from = coalesce("
+        " (SELECT min(id) FROM reservation WHERE id >= open_from AND state = 'reserved'),"
+        " (SELECT max(id) + 1 FROM reservation), 0)"
+    )

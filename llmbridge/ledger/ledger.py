@@ -1,0 +1,461 @@
+"""Ledger: a hard cap in a file. Reserve before sending, resolve once afterwards, whatever happens in between."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import logging
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+from llmbridge.errors import LedgerBusy, LedgerError
+from llmbridge.home import state_directory
+from llmbridge.ledger import booking, check, report, retention, rows
+from llmbridge.ledger.booking import Asked, Charge, Counter, Need, Part
+from llmbridge.ledger.budget import Budget, parse_amount
+from llmbridge.ledger.refusal import Refusal, alert_for, refusal_of
+from llmbridge.ledger.report import Balance, Spend
+from llmbridge.ledger.sqlite import Connection, File
+from llmbridge.ledger.upkeep import Upkeep
+from llmbridge.money import nanousd
+from llmbridge.record import AttemptRecord, BudgetAlert, CallRecord
+from llmbridge.waiting import Pauses, patiently, wait
+
+
+log = logging.getLogger("llmbridge")
+T = TypeVar("T")
+Durability = Literal["second", "power"]
+CLOCK_US = 1_000_000
+_open: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Money held for one attempt. Resolve it with Ledger.settle() or Ledger.release(), once."""
+
+    attempt: str
+    need: Need
+    counters: tuple[Counter, ...] = ()
+    alerts: tuple[BudgetAlert, ...] = ()
+    row: int = 0
+
+    @property
+    def parts(self) -> list[Part]:
+        """What it took from each counter."""
+        return [Part(each.id, each.budget.unit, self.need.of(each.budget.unit)) for each in self.counters]
+
+
+class Ledger:
+    """Budgets, reservations and what every call cost, in one SQLite file that any number of processes share.
+
+    Args:
+        path: the file; made, with its directory, for the owner alone if there is none. By default `ledger.db` under
+            `LLMBRIDGE_HOME` or the platform's state directory.
+        durability: what a power cut may take. "second": commits are synced to disk once a second, and at close; a power
+            cut loses at most the last second, kill -9 loses nothing. "power": a reservation is on the disk before
+            anything is sent, so nothing is ever understated; a settlement that a power cut takes leaves the
+            reservation. Costs one sync a call: some 0.3 to 4 ms, shared by all who wait for one at that moment, and
+            never on the event loop; a commit without sync costs some 20 microseconds.
+        patience_s: how long to wait while others write, in seconds; then LedgerBusy.
+        fail_open: let calls through, with a warning each, when the ledger cannot be used. By default a call to which
+            a budget applies is refused then.
+        retention_days: details of calls older than this are folded into totals by day when the ledger is opened.
+        clock: seconds since the epoch.
+
+    Raises:
+        LedgerCorrupt: the file is damaged or no ledger. It is never replaced.
+        LedgerError: it cannot be made, read, or trusted (a symbolic link, a network file system).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        durability: Durability = "second",
+        *,
+        patience_s: float = 10.0,
+        fail_open: bool = False,
+        retention_days: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if durability not in ("second", "power"):
+            raise ValueError(f"durability is 'second' or 'power', not {durability!r}")
+        if not (isinstance(patience_s, (int, float)) and math.isfinite(patience_s) and patience_s >= 0):
+            raise ValueError(f"patience_s is a number of seconds, not {patience_s!r}")
+        if path is not None and str(path).startswith((":memory:", "file:")):
+            raise ValueError("a ledger is a file that processes share, so it cannot be in memory")
+        self.path = Path(path) if path is not None else state_directory() / "ledger.db"
+        self.durability = durability
+        self.fail_open = fail_open
+        self._patience_s = patience_s
+        self._clock = clock
+        self._rows: dict[Budget, int] = {}
+        self._latest_us = self._stored_us = 0
+        self._file = wait(patiently(lambda: File(self.path), patience_s))
+        self._upkeep = Upkeep(self._file, functools.partial(_expire, self._file, clock), at_once=durability == "power")
+        weakref.finalize(self, self._upkeep.stop).atexit = False
+        _open.add(self)
+        self.expire()
+        if retention_days is not None:
+            self.compact(retention_days)
+
+    def reserve(
+        self,
+        attempt: str | Asked,
+        need: Need,
+        budgets: Sequence[Budget] = (),
+        *,
+        tags: Mapping[str, str] | None = None,
+        lease_s: float = 660.0,
+    ) -> Reservation | Refusal:
+        """Hold *need* in every one of *budgets* that covers the model, or in none: then a Refusal says why.
+
+        A reservation whose lease ends unresolved is charged as uncertain. Costs one transaction, some 50 microseconds.
+        Raises LedgerError.
+        """
+        return wait(self.reserving(attempt, need, budgets, tags=tags, lease_s=lease_s))
+
+    def reserving(
+        self,
+        attempt: str | Asked,
+        need: Need,
+        budgets: Sequence[Budget] = (),
+        *,
+        tags: Mapping[str, str] | None = None,
+        lease_s: float = 660.0,
+    ) -> Pauses[Reservation | Refusal]:
+        """Same as reserve(), as pauses."""
+        asked = attempt if isinstance(attempt, Asked) else Asked(attempt, tags=json.dumps(tags) if tags else "{}")
+        applying = [budget for budget in budgets if budget.covers(asked.model)]
+        for budget in applying:
+            need.of(budget.unit)  # raises here rather than halfway
+        step = functools.partial(self._reserve, asked, need, applying, tags or {}, int(lease_s * 1e6))
+        made = yield from patiently(step, self._patience_s)
+        if self.durability == "power" and isinstance(made, Reservation):
+            yield from self._upkeep.synced(self._file.commits)
+        return made
+
+    def settle(self, attempt: Reservation | str, charge: Charge) -> None:
+        """Charge what an attempt did cost and give back the rest. Raises AlreadyResolved, LedgerError."""
+        wait(patiently(lambda: self._resolve(attempt, charge, "settled"), self._patience_s))
+
+    def release(self, attempt: Reservation | str) -> None:
+        """Give back what an attempt reserved: surely nothing was billed. Raises AlreadyResolved, LedgerError."""
+        wait(patiently(lambda: self._resolve(attempt, Charge(0, 0, 0), "released"), self._patience_s))
+
+    def book(
+        self,
+        call: CallRecord | None = None,
+        attempt: tuple[Reservation, AttemptRecord, Charge] | None = None,
+    ) -> tuple[BudgetAlert, ...]:
+        """Resolve an attempt, record a call that is over, or both in one transaction; at once or as soon as possible.
+
+        Returns the thresholds that were reached by it, as far as it could be written at once.
+
+        For the end of a call: it raises nothing, waits for nobody and may run in the garbage collector. What cannot be
+        written now is written by a thread; if that fails too, the reservation expires.
+        """
+        step = functools.partial(self._book, call, attempt)
+        try:
+            return step()
+        except LedgerBusy:
+            self._upkeep.later(step)
+        except LedgerError as error:
+            log.warning("what a call cost could not be written; its reservation stands, and will expire: %s", error)
+        except BaseException:
+            self._upkeep.later(step)  # KeyboardInterrupt, which may have struck before or after the commit
+            raise
+        return ()
+
+    def forget(self, attempt: str) -> None:
+        """Release *attempt* if it was reserved at all: its caller was interrupted and cannot know. Never raises."""
+        step = functools.partial(self._forget, attempt)
+        try:
+            step()
+        except LedgerError:
+            self._upkeep.later(step)
+
+    def expire(self) -> int:
+        """Charge what is reserved by leases that are over, as uncertain; returns how many there were.
+
+        Done by whoever opens the ledger, by every report, and in the background.
+        """
+        done = 0
+        while count := wait(patiently(functools.partial(_expire, self._file, self._clock), self._patience_s)):
+            done += count
+        return done
+
+    def reconcile(self, id: str, actual_usd: Decimal | float | str) -> None:
+        """Lower an uncertain charge to what the provider did bill, once.
+
+        Args:
+            id: of the call, if one of its attempts alone is uncertain; else of the attempt, "<call id>.<number>".
+            actual_usd: in US dollars, not above what is charged.
+
+        Raises:
+            AlreadyResolved: nothing about it is uncertain any more.
+            LedgerError: there is no such call or attempt.
+            ValueError: not an amount, or above the charge.
+        """
+        amount = _amount(actual_usd)
+
+        def step() -> None:
+            with self._file.transaction() as db:
+                booking.reconcile(db, rows.uncertain_attempt(db, id), amount, self._now(db))
+            self._upkeep.dirty()
+
+        wait(patiently(step, self._patience_s))
+
+    def set_limit(
+        self, budget: Budget | str, limit: str | None, *, until: datetime | None = None, reason: str = ""
+    ) -> None:
+        """Change a budget's limit, for every process from its next reservation on.
+
+        Args:
+            budget: the Budget, or its name.
+            limit: an amount such as "$10" or "500k tokens"; None: back to what the programs say.
+            until: when this ends and what held before holds again (an aware datetime); None: for good.
+            reason: kept in the trail, which changes() shows.
+
+        Lowered below what is spent, nothing is admitted any more; what is under way goes on.
+        """
+        name = budget.name if isinstance(budget, Budget) else budget
+        if until is not None and until.tzinfo is None:
+            raise ValueError("until= needs a time zone: datetime(..., tzinfo=UTC)")
+        until_us = None if until is None else int(until.timestamp() * 1e6)
+        given = budget.unit if isinstance(budget, Budget) else None
+        unit, amount = (given, None) if limit is None else parse_amount(limit)
+        if given is not None and unit != given:
+            raise ValueError(f"budget {name!r} counts {given}, not {unit}")
+
+        def step() -> None:
+            with self._file.transaction() as db:
+                units = [unit] if unit is not None else rows.units(db, name)
+                for each in units:
+                    db.execute(
+                        "INSERT INTO change (at_us, budget, unit, amount, until_us, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                        (self._now(db), name, each, amount, until_us, reason),
+                    )
+            self._upkeep.dirty()
+
+        wait(patiently(step, self._patience_s))
+        log.info("budget %r: limit set to %s", name, limit or "what the programs say")
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Every change of a limit at run time, oldest first: the audit trail."""
+        return self._read(report.changes)
+
+    def balance(self, budget: Budget | str | None = None) -> list[Balance]:
+        """Where the counters stand now: of *budget* (or the budget of that name), or of all."""
+        self.expire()
+        return self._read(functools.partial(report.balances, budget=budget, clock_us=self._clock_us()))
+
+    def records(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        id: str | None = None,
+        limit: int = 10_000,
+    ) -> list[CallRecord]:
+        """The recorded calls, oldest first, the latest *limit* of them. No prompt and no answer is in them."""
+        self.expire()
+        return self._read(functools.partial(rows.records, since=since, until=until, id=id, limit=limit))
+
+    def spend(
+        self,
+        by: str | Sequence[str] = (),
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        zone: str = "UTC",
+    ) -> list[Spend]:
+        """What was spent, in groups, dearest first.
+
+        Args:
+            by: "model", "provider", "verb", "call", "hour", "day", "week", "month", or the name of a tag ("user",
+                "tag:user"); or several. Nothing: one row, the total.
+            since, until: aware datetimes; when the attempts were made.
+            zone: whose days, weeks and months.
+        """
+        self.expire()
+        groups = (by,) if isinstance(by, str) else tuple(by)
+        return self._read(functools.partial(report.spend, by=groups, since=since, until=until, zone=zone))
+
+    def export(self, file: IO[str], format: Literal["json", "csv"] = "json", *, since: datetime | None = None) -> int:
+        """Write the recorded attempts to *file*, as JSON lines or CSV; returns how many."""
+        self.expire()
+        return self._read(functools.partial(rows.export, file=file, format=format, since=since))
+
+    def check(self) -> list[str]:
+        """Recompute every balance from the entries, and whatever else is kept twice; returns every difference.
+
+        Reads the whole file: some seconds for a million calls.
+        """
+        return self._read(check.differences)
+
+    def compact(self, older_than_days: float) -> int:
+        """Fold calls older than that into totals by day, and take their details out; returns how many attempts.
+
+        Totals (spend, balances, check) stay as they were. What is under way, uncertain or in a window that is not over
+        keeps its counters.
+        """
+        if not (isinstance(older_than_days, (int, float)) and math.isfinite(older_than_days) and older_than_days >= 0):
+            raise ValueError(f"older_than_days is a number of days, not {older_than_days!r}")
+
+        def step() -> int:
+            with self._file.transaction() as db:
+                return retention.compact(db, now := self._now(db), now - int(older_than_days * 86_400e6))
+
+        removed = wait(patiently(step, self._patience_s))
+        self._upkeep.dirty()
+        return removed
+
+    def close(self) -> None:
+        """Write what is left to write, sync and close. Done at exit for every open ledger."""
+        self._upkeep.stop(wait_s=5.0)
+        try:
+            self._file.sync()
+            self._file.checkpoint(always=True)
+        except LedgerError as error:
+            log.debug("%s", error)
+        self._file.close()
+        _open.discard(self)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _clock_us(self) -> int:
+        return int(self._clock() * 1e6)
+
+    def _now(self, db: Connection) -> int:
+        """The ledger's time, which goes back for no transaction.
+
+        Stored once a second, and the file looked after: each would cost every call a page or a system call.
+        """
+        now = max(int(self._clock() * 1e6), self._latest_us)
+        if now - self._stored_us >= CLOCK_US:
+            self._file.check_inode()
+            now = self._stored_us = booking.now_us(db, now)
+        self._latest_us = now
+        return now
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        def step() -> T:
+            with self._file.reading() as db:
+                return query(db)
+
+        return wait(patiently(step, self._patience_s))
+
+    def _reserve(
+        self, asked: Asked, need: Need, budgets: list[Budget], tags: Mapping[str, str], lease_us: int
+    ) -> Reservation | Refusal:
+        fresh: dict[Budget, int] = {}
+        with self._file.transaction() as db:
+            now = self._now(db)
+            counters = []
+            for budget in budgets:
+                row = self._rows.get(budget)
+                if row is None:
+                    row = fresh[budget] = booking.budget_id(db, budget)
+                counters.append(booking.counter(db, budget, row, budget.scope(tags), asked.call, now))
+            made: Reservation | Refusal | None = refusal_of(counters, need, now)
+            if made is None:
+                row = booking.insert(db, asked, need, counters, now, lease_us)
+                made = Reservation(asked.attempt, need, tuple(counters), row=row)
+            made.alerts = _alerts(db, counters, need, refused=isinstance(made, Refusal))
+        self._rows.update(fresh)  # not before the commit
+        self._upkeep.dirty()
+        _announce(made.alerts)
+        return made
+
+    def _resolve(self, attempt: Reservation | str, charge: Charge, state: str) -> None:
+        with self._file.transaction() as db:
+            row, parts = booking.find(db, attempt) if isinstance(attempt, str) else (attempt.row, attempt.parts)
+            booking.resolve(db, row, parts, charge, state, self._now(db))
+        self._upkeep.dirty()
+
+    def _book(
+        self, call: CallRecord | None, attempt: tuple[Reservation, AttemptRecord, Charge] | None
+    ) -> tuple[BudgetAlert, ...]:
+        alerts: tuple[BudgetAlert, ...] = ()
+        with self._file.transaction() as db:
+            now = self._now(db)
+            if attempt is not None:
+                reservation, record, charge = attempt
+                state = "settled" if record.outcome == "answered" or charge.nanousd != 0 else "released"
+                standings = booking.resolve(
+                    db, reservation.row, reservation.parts, charge, state, now, rows.facts_of(record)
+                )
+                alerts = _alerts(db, [each.at(standings) for each in reservation.counters if each.id in standings])
+            if call is not None:
+                rows.write_call(db, call)
+        self._upkeep.dirty()
+        _announce(alerts)
+        return alerts
+
+    def _forget(self, attempt: str) -> None:
+        with self._file.transaction() as db:
+            if rows.is_open(db, attempt):
+                booking.resolve(db, *booking.find(db, attempt), Charge(0, 0, 0), "released", self._now(db))
+        self._upkeep.dirty()
+
+
+def _expire(file: File, clock: Callable[[], float]) -> int:
+    with file.reading() as db:  # most often there is nothing, and then nobody has to wait for the lock
+        if not (booking.is_due(db, int(clock() * 1e6)) or booking.is_behind(db)):
+            return 0
+    with file.transaction() as db:
+        return booking.expire(db, booking.now_us(db, int(clock() * 1e6)))
+
+
+def _alerts(
+    db: Connection, counters: Iterable[Counter], need: Need | None = None, *, refused: bool = False
+) -> tuple[BudgetAlert, ...]:
+    found = []
+    for each in counters:
+        if alert := alert_for(each, need, refused=refused):
+            found.append(alert)
+            db.execute("UPDATE balance SET alerted = max(alerted, ?) WHERE id = ?", (int(alert.share * 1000), each.id))
+    return tuple(found)
+
+
+def _announce(alerts: Iterable[BudgetAlert]) -> None:
+    for alert in alerts:
+        log.warning("%s", alert.message)
+
+
+def _amount(actual_usd: Decimal | float | str) -> int:
+    try:
+        amount = nanousd(actual_usd)
+    except (ArithmeticError, ValueError, TypeError):
+        raise ValueError(f"{actual_usd!r} is no amount of dollars") from None
+    if isinstance(actual_usd, bool) or amount < 0:
+        raise ValueError(f"{actual_usd!r} is no amount of dollars")
+    return amount
+
+
+@atexit.register
+def _close_all() -> None:
+    for ledger in list(_open):
+        ledger.close()
+
+
+def _after_fork() -> None:
+    for ledger in list(_open):
+        ledger._upkeep.after_fork()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
