@@ -24,14 +24,19 @@ if TYPE_CHECKING:
     from llmbridge.default import configure as configure, warm as warm
     from llmbridge.errors import (
         AllAttemptsFailed as AllAttemptsFailed,
+        AlreadyResolved as AlreadyResolved,
         AuthenticationFailed as AuthenticationFailed,
         BadRequest as BadRequest,
+        BudgetExceeded as BudgetExceeded,
         CassetteMiss as CassetteMiss,
         ConfigError as ConfigError,
         ContentFiltered as ContentFiltered,
         ContextWindowExceeded as ContextWindowExceeded,
         DeadlineExceeded as DeadlineExceeded,
         InvalidOutput as InvalidOutput,
+        LedgerBusy as LedgerBusy,
+        LedgerCorrupt as LedgerCorrupt,
+        LedgerError as LedgerError,
         LLMBridgeError as LLMBridgeError,
         NotFound as NotFound,
         ProviderError as ProviderError,
@@ -39,9 +44,11 @@ if TYPE_CHECKING:
         ProviderTimeout as ProviderTimeout,
         ProviderUnavailable as ProviderUnavailable,
         StreamInterrupted as StreamInterrupted,
+        UnknownPrice as UnknownPrice,
     )
+    from llmbridge.ledger import Balance as Balance, Budget as Budget, Ledger as Ledger, Spend as Spend
     from llmbridge.params import EmbedParams as EmbedParams, Params as Params
-    from llmbridge.record import AttemptRecord as AttemptRecord, CallRecord as CallRecord
+    from llmbridge.record import AttemptRecord as AttemptRecord, BudgetAlert as BudgetAlert, CallRecord as CallRecord
     from llmbridge.request import Model as Model
     from llmbridge.streams import AsyncCompletionStream as AsyncCompletionStream, CompletionStream as CompletionStream
 
@@ -57,14 +64,19 @@ _HOME = {
     "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream", "warm"),
     "llmbridge.errors": (
         "AllAttemptsFailed",
+        "AlreadyResolved",
         "AuthenticationFailed",
         "BadRequest",
+        "BudgetExceeded",
         "CassetteMiss",
         "ConfigError",
         "ContentFiltered",
         "ContextWindowExceeded",
         "DeadlineExceeded",
         "InvalidOutput",
+        "LedgerBusy",
+        "LedgerCorrupt",
+        "LedgerError",
         "LLMBridgeError",
         "NotFound",
         "ProviderError",
@@ -72,9 +84,11 @@ _HOME = {
         "ProviderTimeout",
         "ProviderUnavailable",
         "StreamInterrupted",
+        "UnknownPrice",
     ),
+    "llmbridge.ledger": ("Balance", "Budget", "Ledger", "Spend"),
     "llmbridge.params": ("EmbedParams", "Params"),
-    "llmbridge.record": ("AttemptRecord", "CallRecord"),
+    "llmbridge.record": ("AttemptRecord", "BudgetAlert", "CallRecord"),
     "llmbridge.request": ("Model",),
     "llmbridge.streams": ("AsyncCompletionStream", "CompletionStream"),
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +17,8 @@ from pydantic import BaseModel
 from llmbridge import provider, request
 from llmbridge.call import Call
 from llmbridge.completion import Completion, Embedding
+from llmbridge.errors import LedgerError
+from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.params import EmbedParams, Params
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Request
@@ -25,6 +29,9 @@ log = logging.getLogger("llmbridge")
 
 T = TypeVar("T", Completion, Embedding)
 Models = str | Model | Sequence[str | Model]
+Budgets = str | Budget | Sequence[str | Budget]
+_Own = tuple[Models | None, Budgets | None, Mapping[str, str] | None, float | None]
+DEFAULT = ""
 
 _tags: ContextVar[Mapping[str, str]] = ContextVar("llmbridge_tags", default=MappingProxyType({}))
 
@@ -51,22 +58,50 @@ class Bridge:
 
     Args:
         models: whom to ask when a call names no model, in order.
+        budgets: caps that always apply, besides those of a call.
+        ledger: where calls are reserved and recorded: a Ledger, or the path of one. By default `ledger.db` in the
+            platform's state directory, or in `LLMBRIDGE_HOME`; opened at the first call. None: nowhere, and then no
+            call can have a budget.
         deadline_s: the bound on a whole call in seconds, over all its attempts, where the call gives none.
     """
 
-    def __init__(self, models: Models = (), *, deadline_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        models: Models = (),
+        *,
+        budgets: Budgets = (),
+        ledger: Ledger | str | os.PathLike[str] | None = DEFAULT,
+        deadline_s: float = 600.0,
+    ) -> None:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
             raise ValueError("deadline_s is a number of seconds: every call has a bound")
         self._models = _models(models)
+        self._budgets = budgets_of(budgets)
+        if self._budgets and ledger is None:
+            raise ValueError("budgets need a ledger; ledger=None is for calls that nobody counts")
+        self._ledger = ledger
+        self._opening = threading.Lock()
+        self._warned = False
         self._deadline_s = deadline_s
         self._subscribers: list[Callable[[CallRecord], None]] = []
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger that calls are reserved and recorded in. Raises LedgerError if it cannot be opened, and
+        AttributeError if there is none."""
+        if self._ledger is None:
+            raise AttributeError("this Bridge has no ledger")
+        if not isinstance(self._ledger, Ledger):
+            self._ledger = Ledger(self._ledger or None)
+        return self._ledger
 
     def complete(
         self,
         messages: Messages,
         *,
         model: Models | None = None,
+        budget: Budgets | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
@@ -77,7 +112,10 @@ class Bridge:
         Args:
             messages: one user message, or a list of OpenAI-shaped dicts.
             model: "provider/name" as LiteLLM spells it, a Model, or a list of them, tried in order.
-            tags: the caller's labels, such as {"user": "alice"}; they stand on the call's record.
+            budget: caps that hold for this call besides those of the Bridge: "$5/day", a Budget, or a list. The worst
+                case is reserved in all of them before anything is sent.
+            tags: the caller's labels, such as {"user": "alice"}; they stand on the call's record, and budgets with
+                `per` count by them.
             deadline_s: the bound on the whole call in seconds, over all attempts.
             response_model: a pydantic class; the answer's `parsed` is an instance of it. An answer that does not fit
                 is shown to the model once, with the complaint; that is a second attempt, and costs one.
@@ -85,11 +123,14 @@ class Bridge:
 
         Raises:
             TypeError, ValueError: the request is wrong; nothing was sent.
+            BudgetExceeded: the next attempt could have passed a cap.
+            UnknownPrice: a budget applies to a model whose worst case is not known.
+            LedgerError: a budget applies and the ledger cannot be used.
             ProviderError: the one model that was asked said no.
             AllAttemptsFailed: more than one attempt was made and none answered.
             DeadlineExceeded: `deadline_s` passed.
         """
-        call = self._chat(messages, model, tags, deadline_s, response_model, params)
+        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
         for attempt in call.attempts():
             with attempt:
                 attempt.take(provider.complete(attempt.request, attempt.exchange))
@@ -100,13 +141,14 @@ class Bridge:
         messages: Messages,
         *,
         model: Models | None = None,
+        budget: Budgets | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
         **params: Unpack[Params],
     ) -> Completion:
         """Same as complete(), without blocking the event loop."""
-        call = self._chat(messages, model, tags, deadline_s, response_model, params)
+        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
         for attempt in call.attempts():
             async with attempt:
                 attempt.take(await provider.acomplete(attempt.request, attempt.exchange))
@@ -117,6 +159,7 @@ class Bridge:
         messages: Messages,
         *,
         model: Models | None = None,
+        budget: Budgets | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
@@ -133,7 +176,7 @@ class Bridge:
             first_chunk_s: how long to wait for the first content, in seconds; then the next model is asked.
             chunk_gap_s: how long to wait between two chunks, in seconds.
         """
-        call = self._chat(messages, model, tags, deadline_s, response_model, params)
+        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
         return CompletionStream(call, _guards(first_chunk_s, chunk_gap_s))
 
     def astream(
@@ -141,6 +184,7 @@ class Bridge:
         messages: Messages,
         *,
         model: Models | None = None,
+        budget: Budgets | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
@@ -149,7 +193,7 @@ class Bridge:
         **params: Unpack[Params],
     ) -> AsyncCompletionStream:
         """Same as stream(), for `async with` and `async for`."""
-        call = self._chat(messages, model, tags, deadline_s, response_model, params)
+        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
         return AsyncCompletionStream(call, _guards(first_chunk_s, chunk_gap_s))
 
     def embed(
@@ -157,12 +201,13 @@ class Bridge:
         inputs: Inputs,
         *,
         model: Models | None = None,
+        budget: Budgets | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         **params: Unpack[EmbedParams],
     ) -> Embedding:
         """The embeddings of *inputs* (texts, or lists of token ids), in their order. Raises as complete() does."""
-        call = self._embeddings(inputs, model, tags, deadline_s, params)
+        call = self._embeddings(inputs, (model, budget, tags, deadline_s), params)
         for attempt in call.attempts():
             with attempt:
                 attempt.take(provider.embed(attempt.request, attempt.exchange))
@@ -173,12 +218,13 @@ class Bridge:
         inputs: Inputs,
         *,
         model: Models | None = None,
+        budget: Budgets | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         **params: Unpack[EmbedParams],
     ) -> Embedding:
         """Same as embed(), without blocking the event loop."""
-        call = self._embeddings(inputs, model, tags, deadline_s, params)
+        call = self._embeddings(inputs, (model, budget, tags, deadline_s), params)
         for attempt in call.attempts():
             async with attempt:
                 attempt.take(await provider.aembed(attempt.request, attempt.exchange))
@@ -186,8 +232,9 @@ class Bridge:
 
     def plan(self, messages: Messages, *, model: Models | None = None, **params: Unpack[Params]) -> Plan:
         """Which models complete() would ask with these arguments; raises what it would raise before sending."""
-        call = self._chat(messages, model, None, None, None, params)
-        return Plan(models=call.record.models)
+        asked = request.chat(messages, dict(params), None)
+        candidates = self._candidates(asked, model)
+        return Plan(models=tuple(candidate.model for candidate in candidates))
 
     def subscribe(self, listener: Callable[[CallRecord], None]) -> Callable[[], None]:
         """Have *listener* called with the record of every call that ends; returns what unsubscribes it.
@@ -197,42 +244,58 @@ class Bridge:
         self._subscribers.append(listener)
         return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
-    def _chat(
-        self,
-        messages: Messages,
-        model: Models | None,
-        tags: Mapping[str, str] | None,
-        deadline_s: float | None,
-        response_model: type[BaseModel] | None,
-        params: Any,
-    ) -> Call:
-        return self._call(request.chat(messages, params, response_model), model, tags, deadline_s)
+    def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
+        return self._call(request.chat(messages, params, response_model), *own)
 
-    def _embeddings(
-        self,
-        inputs: Inputs,
-        model: Models | None,
-        tags: Mapping[str, str] | None,
-        deadline_s: float | None,
-        params: Any,
-    ) -> Call:
-        return self._call(request.embeddings(inputs, params), model, tags, deadline_s)
+    def _embeddings(self, inputs: Inputs, own: _Own, params: Any) -> Call:
+        return self._call(request.embeddings(inputs, params), *own)
 
     def _call(
-        self, asked: Request, model: Models | None, tags: Mapping[str, str] | None, deadline_s: float | None
+        self,
+        asked: Request,
+        model: Models | None,
+        budget: Budgets | None,
+        tags: Mapping[str, str] | None,
+        deadline_s: float | None,
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
-        candidates = self._models if model is None else _models(model)
-        if not candidates:
-            raise ValueError("no model: write model='openai/gpt-4o-mini', or Bridge(models=[...])")
-        request.check_destination(asked, candidates)
+        candidates = self._candidates(asked, model)
+        budgets = distinct([*self._budgets, *budgets_of(budget)]) if budget is not None else self._budgets
         return Call(
             asked,
             candidates,
             tags=request.check_tags({**_tags.get(), **(tags or {})}),
             deadline_s=deadline_s or self._deadline_s,
             publish=self._publish,
+            ledger=self._opened(needed=bool(budgets)),
+            budgets=budgets,
         )
+
+    def _candidates(self, asked: Request, model: Models | None) -> tuple[Model, ...]:
+        candidates = self._models if model is None else _models(model)
+        if not candidates:
+            raise ValueError("no model: write model='openai/gpt-4o-mini', or Bridge(models=[...])")
+        request.check_destination(asked, candidates)
+        return candidates
+
+    def _opened(self, *, needed: bool) -> Ledger | None:
+        """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
+        if self._ledger is None:
+            if needed:
+                raise ValueError("a budget needs a ledger, and this Bridge was made with ledger=None")
+            return None
+        if isinstance(self._ledger, Ledger):
+            return self._ledger
+        with self._opening:
+            try:
+                return self.ledger
+            except LedgerError as error:
+                if needed:
+                    raise
+                if not self._warned:
+                    self._warned = True
+                    log.warning("calls are not recorded: %s", error)
+                return None
 
     def _publish(self, record: CallRecord) -> None:
         if log.isEnabledFor(logging.INFO):

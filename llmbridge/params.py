@@ -109,7 +109,6 @@ TRANSPORT = frozenset(Transport.__annotations__)
 
 # Names that LiteLLM takes and this package does not, with what to write instead.
 INSTEAD = {
-    "budget": "there is no budget ledger yet",
     "cache": "there is no response cache yet",
     "stream": "call stream() or astream()",
     "base_url": "write api_base=",

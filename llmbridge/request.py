@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llmbridge import redaction
 from llmbridge.params import INSTEAD, TRANSPORT, EmbedParams, Params, check_names
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Verb = Literal["chat", "embeddings"]
 Inputs = str | Sequence[str] | Sequence[Sequence[int]]
 Messages = str | Sequence[Mapping[str, Any]]
-OWN = ("model", "tags", "deadline_s", "response_model", "first_chunk_s", "chunk_gap_s")
+OWN = ("model", "budget", "tags", "deadline_s", "response_model", "first_chunk_s", "chunk_gap_s")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -37,6 +38,9 @@ class Model:
         model: "provider/name", as LiteLLM spells it.
         api_base, api_key, api_version, extra_headers: for this model alone; by default LiteLLM's usual variables.
         params: further parameters for this model alone; they win over those of the call.
+        input_usd_per_mtok, output_usd_per_mtok: US dollars per million tokens, for a model without a price in LiteLLM's
+            table or with another one; both or neither. Kept as Decimal, a float by its shortest decimal text.
+        max_output_tokens: the most that the model can answer, for a model of which LiteLLM does not know it.
     """
 
     model: str
@@ -45,6 +49,9 @@ class Model:
     api_version: str | None = None
     extra_headers: Mapping[str, str] | None = field(default=None, repr=False)
     params: Mapping[str, Any] = field(default_factory=Hidden, repr=False)
+    input_usd_per_mtok: Decimal | float | str | None = None
+    output_usd_per_mtok: Decimal | float | str | None = None
+    max_output_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
@@ -54,6 +61,13 @@ class Model:
         _checked({name: value for name, value in self.params.items() if name not in TRANSPORT})
         _remember({**self.params, **self.transport})
         object.__setattr__(self, "params", Hidden(self.params))
+        for name in ("input_usd_per_mtok", "output_usd_per_mtok"):
+            object.__setattr__(self, name, _price(name, getattr(self, name)))
+        if (self.input_usd_per_mtok is None) != (self.output_usd_per_mtok is None):
+            raise ValueError("give input_usd_per_mtok= and output_usd_per_mtok= both, or neither")
+        limit = self.max_output_tokens
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"max_output_tokens is a whole number of tokens above 0, not {limit!r}")
 
     @property
     def transport(self) -> Hidden:
@@ -67,7 +81,8 @@ class Request:
     """One question to one model.
 
     `params` can change the answer, `transport` cannot: it is where the request goes, with which credentials. Both are
-    the caller's own objects at the leaves: nothing here or in `provider` changes them.
+    the caller's own objects at the leaves: nothing here or in `provider` changes them. The prices and the limit are
+    those that the Model gives itself; None: LiteLLM's table knows, or nobody does.
     """
 
     verb: Verb
@@ -76,6 +91,9 @@ class Request:
     params: Hidden
     transport: Hidden = field(default_factory=Hidden)
     response_model: type[BaseModel] | None = None
+    input_usd_per_mtok: Decimal | None = None
+    output_usd_per_mtok: Decimal | None = None
+    max_output_tokens: int | None = None
 
     @property
     def provider(self) -> str:
@@ -91,6 +109,9 @@ class Request:
             transport=Hidden(
                 {**self.transport, **{k: v for k, v in model.params.items() if k in TRANSPORT}, **model.transport}
             ),
+            input_usd_per_mtok=cast(Decimal | None, model.input_usd_per_mtok),
+            output_usd_per_mtok=cast(Decimal | None, model.output_usd_per_mtok),
+            max_output_tokens=model.max_output_tokens,
         )
 
     def repaired(self, answer: str, complaint: str) -> Request:
@@ -122,7 +143,7 @@ def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseMo
 def embeddings(inputs: Inputs, params: dict[str, Any]) -> Request:
     """Check *inputs* and *params* and make a Request of them, for no model yet. Raises and takes as chat() does."""
     transport = _transport(params)
-    check_names(params, EmbedParams.__annotations__, OWN[:3])
+    check_names(params, EmbedParams.__annotations__, OWN[:4])
     if not isinstance(inputs, (str, list, tuple)):
         raise TypeError(f"inputs is a text or a list of them, not {type(inputs).__name__}")
     content = [inputs] if isinstance(inputs, str) else list(inputs)
@@ -146,6 +167,19 @@ def check_destination(request: Request, candidates: Sequence[Model]) -> None:
             f"{', '.join(shared)} would go to {len(open_to)} providers ({', '.join(sorted(open_to))}); "
             f"give each model its own: Model({candidates[0].model!r}, {shared[0]}=...)"
         )
+
+
+def _price(name: str, value: Any) -> Decimal | None:
+    if value is None:
+        return None
+    if not isinstance(value, bool) and isinstance(value, (Decimal, float, int, str)):
+        try:
+            price = Decimal(str(value))
+        except InvalidOperation:
+            price = Decimal("NaN")
+        if price.is_finite() and price >= 0:
+            return price
+    raise ValueError(f"{name} is US dollars per million tokens, 0 or more, not {value!r}")
 
 
 def _transport(params: dict[str, Any]) -> Hidden:

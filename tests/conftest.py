@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import llmbridge
 from llmbridge import default, redaction, wire
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion
+from llmbridge.ledger import Ledger
 from llmbridge.record import CallRecord
 from llmbridge.redaction import is_credential
 from tests.simulator import Simulator
@@ -69,11 +71,14 @@ def no_remembered_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def fresh_default(monkeypatch: pytest.MonkeyPatch) -> Bridge:
-    """Each test has a default Bridge of its own."""
+def fresh_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bridge]:
+    """Each test has a default Bridge of its own, and a place for its ledger."""
+    monkeypatch.setenv("LLMBRIDGE_HOME", str(tmp_path / "home"))
     bridge = Bridge()
     monkeypatch.setattr(default, "_bridge", bridge)
-    return bridge
+    yield bridge
+    if isinstance(bridge._ledger, Ledger):
+        bridge.ledger.close()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from llmbridge.errors import AlreadyResolved, LedgerError
-from llmbridge.ledger.budget import Budget, Unit
+from llmbridge.ledger.budget import LARGEST, Budget, Unit
 from llmbridge.ledger.sqlite import Connection
 
 
@@ -33,7 +33,7 @@ _COUNTER = (
 _RESOLVE = (
     "UPDATE reservation SET state = ?, resolved_us = ?, cost_nanousd = coalesce(?, reserved_nanousd), uncertain = ?,"
     " overrun = coalesce(? > reserved_nanousd, 0) OR coalesce(? > reserved_tokens, 0){}"
-    " WHERE id = ? AND state = ?"
+    " WHERE id = ? AND state = ? AND (state = 'reserved' OR uncertain)"  # what expired may have been reconciled
 )
 Facts = tuple[Sequence[str], Sequence[object]]  # columns of `reservation`, and their values
 _NO_FACTS: Facts = ((), ())
@@ -41,11 +41,17 @@ _NO_FACTS: Facts = ((), ())
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What an attempt may take at most. `nanousd` is None if no price is known, `tokens` if no bound is."""
+    """What an attempt may take at most. `nanousd` is None if no price is known, `tokens` if no bound is.
+
+    Raises ValueError for a negative or impossible amount, as Charge does.
+    """
 
     nanousd: int | None
     tokens: int | None
     requests: int = 1
+
+    def __post_init__(self) -> None:
+        _require_amounts(self.nanousd, self.tokens, self.requests)
 
     def of(self, unit: Unit) -> int:
         """In a budget's unit. Raises ValueError for what is unknown: a cap cannot be held against it."""
@@ -63,6 +69,9 @@ class Charge:
     tokens: int | None
     requests: int = 1
     uncertain: bool = False
+
+    def __post_init__(self) -> None:
+        _require_amounts(self.nanousd, self.tokens, self.requests)
 
 
 @dataclass(slots=True)
@@ -108,6 +117,13 @@ class Standing(NamedTuple):
     alerted: int
 
 
+def _require_amounts(*amounts: int | None) -> None:
+    for amount in amounts:
+        # exactly int: True, 1.5 and NaN are no amounts
+        if amount is not None and (type(amount) is not int or not 0 <= amount <= LARGEST):
+            raise ValueError(f"{amount!r} is no amount: whole nanodollars, tokens or requests, not negative")
+
+
 def now_us(db: Connection, clock_us: int) -> int:
     """The ledger's time: the machine's, but never before what is stored; stores it.
 
@@ -150,6 +166,7 @@ def counter(db: Connection, budget: Budget, row: int, scope: str, call: str, at_
     state = Counter(budget, id, limit, reserved, settled, alerted, scope, span.ends_us)
     if budget.window.kind == "rolling":
         _sum_steps(db, state, row, budget.window.counted_from_us(at_us), span.starts_us)
+        state.steps.append((span.starts_us, reserved + settled))
     return state
 
 
@@ -218,8 +235,8 @@ def resolve(
 ) -> dict[int, Standing]:
     """Settle or release a reservation, whose row also gets *facts*; returns how its counters stand now, by row.
 
-    After it has expired this is still possible, once: what was charged for it becomes what it did cost. Raises
-    AlreadyResolved.
+    After it has expired this is still possible, once and unless it was reconciled: what was charged for it becomes what
+    it did cost. Raises AlreadyResolved.
     """
     columns, values = facts
     kind, before = "resolve", "reserved"
@@ -229,7 +246,8 @@ def resolve(
     if not db.execute(settle, (*written, before)).rowcount:
         kind, before = "late", "expired"
         if not db.execute(settle, (*written, before)).rowcount:
-            (attempt, now) = db.execute("SELECT attempt, state FROM reservation WHERE id = ?", (row,)).fetchone()
+            found = db.execute("SELECT attempt, state FROM reservation WHERE id = ?", (row,)).fetchone()
+            (attempt, now) = found or (row, "resolved and compacted")
             raise AlreadyResolved(f"reservation {attempt!r} is {now} already; nothing was changed")
     return {part.balance: _book(db, row, kind, part, at_us, charge) for part in parts}
 

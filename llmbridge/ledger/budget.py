@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Literal
 
 from llmbridge.ledger.window import Window, window
-from llmbridge.money import NANO, usd
+from llmbridge.money import usd
 
 
 Unit = Literal["nanousd", "tokens", "requests"]
@@ -22,6 +23,8 @@ _AMOUNT = re.compile(
     r"(?P<unit>tokens?|requests?)?\s*"
 )
 _SCALE = {None: 1, "k": 1000, "M": 1_000_000}
+_NANO = 10**9
+_LONGEST = 100
 _EXAMPLES = "write it as '$5/day', '200k tokens/hour', '1000 requests/month', '$0.10/call', '$2/5h' or '$50'"
 
 
@@ -47,7 +50,7 @@ class Budget:
     Raises ValueError for a limit, a window, a zone or a share that is none.
     """
 
-    limit: str
+    limit: str = field(compare=False)  # as written: "$5 / day" is "$5/day"
     name: str = ""
     per: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
@@ -124,21 +127,17 @@ def distinct(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
 
 def parse_amount(text: str) -> tuple[Unit, int]:
     """Unit and amount of "$5", "200k tokens", "1000 requests". Raises ValueError."""
-    found = _AMOUNT.fullmatch(text) if isinstance(text, str) else None
+    found = _AMOUNT.fullmatch(text) if isinstance(text, str) and len(text) <= _LONGEST else None
     if found is None or bool(found["dollar"]) == bool(found["unit"]):
         raise ValueError(f"{text!r} is no amount of dollars, tokens or requests; {_EXAMPLES}")
-    try:
-        number = Decimal(found["number"].replace(",", "").replace("_", "")) * _SCALE[found["scale"]]
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is no amount; {_EXAMPLES}") from None
-    exact = number * NANO if found["dollar"] else number
-    if exact != int(exact):
-        raise ValueError(f"{text!r} is finer than {'a nanodollar' if found['dollar'] else 'one'}")
-    if exact > LARGEST:
-        raise ValueError(
-            f"{text!r} is more than the ledger can hold ({LARGEST:,} {'nanodollars' if found['dollar'] else ''})"
-        )
     unit: Unit = "nanousd" if found["dollar"] else "tokens" if found["unit"].startswith("token") else "requests"
+    # a Fraction, since a Decimal's product is rounded to 28 digits
+    exact = Fraction(found["number"].replace(",", "").replace("_", "")) * _SCALE[found["scale"]]
+    exact *= _NANO if unit == "nanousd" else 1
+    if exact.denominator != 1:
+        raise ValueError(f"{text!r} is finer than a {'nanodollar' if unit == 'nanousd' else unit[:-1]}")
+    if exact > LARGEST:
+        raise ValueError(f"{text!r} is more than the ledger can hold ({show_amount(unit, LARGEST)})")
     return unit, int(exact)
 
 

@@ -68,6 +68,7 @@ class Ledger:
         patience_s: how long to wait while others write, in seconds; then LedgerBusy.
         fail_open: let calls through, with a warning each, when the ledger cannot be used. By default a call to which
             a budget applies is refused then.
+        charge_5xx: charge a 5xx at the worst case, as uncertain. By default it counts as refused, at nothing.
         retention_days: details of calls older than this are folded into totals by day when the ledger is opened.
         clock: seconds since the epoch.
 
@@ -83,6 +84,7 @@ class Ledger:
         *,
         patience_s: float = 10.0,
         fail_open: bool = False,
+        charge_5xx: bool = False,
         retention_days: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -95,10 +97,12 @@ class Ledger:
         self.path = Path(path) if path is not None else state_directory() / "ledger.db"
         self.durability = durability
         self.fail_open = fail_open
+        self.charge_5xx = charge_5xx
         self._patience_s = patience_s
         self._clock = clock
         self._rows: dict[Budget, int] = {}
-        self._latest_us = self._stored_us = 0
+        self._latest_us = 0
+        self._stored = (-1, 0)
         self._file = wait(patiently(lambda: File(self.path), patience_s))
         self._upkeep = Upkeep(self._file, functools.partial(_expire, self._file, clock), at_once=durability == "power")
         weakref.finalize(self, self._upkeep.stop).atexit = False
@@ -131,16 +135,21 @@ class Ledger:
         *,
         tags: Mapping[str, str] | None = None,
         lease_s: float = 660.0,
+        patience_s: float = math.inf,
     ) -> Pauses[Reservation | Refusal]:
-        """Same as reserve(), as pauses."""
+        """Same as reserve(), as pauses; waits no longer than *patience_s*, nor than the ledger's own."""
         asked = attempt if isinstance(attempt, Asked) else Asked(attempt, tags=json.dumps(tags) if tags else "{}")
         applying = [budget for budget in budgets if budget.covers(asked.model)]
         for budget in applying:
             need.of(budget.unit)  # raises here rather than halfway
         step = functools.partial(self._reserve, asked, need, applying, tags or {}, int(lease_s * 1e6))
-        made = yield from patiently(step, self._patience_s)
+        made = yield from patiently(step, min(patience_s, self._patience_s))
         if self.durability == "power" and isinstance(made, Reservation):
-            yield from self._upkeep.synced(self._file.commits)
+            try:
+                yield from self._upkeep.synced(self._file.commits)
+            except LedgerError:
+                self.forget(asked.attempt)
+                raise
         return made
 
     def settle(self, attempt: Reservation | str, charge: Charge) -> None:
@@ -171,6 +180,7 @@ class Ledger:
         except LedgerError as error:
             log.warning("what a call cost could not be written; its reservation stands, and will expire: %s", error)
         except BaseException:
+            self._file.recover()
             self._upkeep.later(step)  # KeyboardInterrupt, which may have struck before or after the commit
             raise
         return ()
@@ -179,6 +189,7 @@ class Ledger:
         """Release *attempt* if it was reserved at all: its caller was interrupted and cannot know. Never raises."""
         step = functools.partial(self._forget, attempt)
         try:
+            self._file.recover()
             step()
         except LedgerError:
             self._upkeep.later(step)
@@ -321,6 +332,7 @@ class Ledger:
 
     def close(self) -> None:
         """Write what is left to write, sync and close. Done at exit for every open ledger."""
+        self._file.recover()
         self._upkeep.stop(wait_s=5.0)
         try:
             self._file.sync()
@@ -344,10 +356,13 @@ class Ledger:
 
         Stored once a second, and the file looked after: each would cost every call a page or a system call.
         """
-        now = max(int(self._clock() * 1e6), self._latest_us)
-        if now - self._stored_us >= CLOCK_US:
-            self._file.check_inode()
-            now = self._stored_us = booking.now_us(db, now)
+        clock = int(self._clock() * 1e6)
+        now = max(clock, self._latest_us)
+        stored = (self._file.rollbacks, clock // CLOCK_US)  # what was rolled back is not stored
+        if stored != self._stored:
+            self._file.check_files()
+            now = booking.now_us(db, now)
+            self._stored = stored
         self._latest_us = now
         return now
 

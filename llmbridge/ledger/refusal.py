@@ -45,7 +45,7 @@ class Refusal:
             missing -= amount
             if missing <= 0:
                 return at(starts_us + budget.window.length_us + budget.window.step_us, budget.zone)
-        return at(self.at_us + budget.window.length_us + budget.window.step_us, budget.zone)
+        return None
 
     def error(self, asked: str) -> BudgetExceeded:
         """The exception, for a request described by *asked*, such as "openai/gpt-4o-mini, max_tokens=4096"."""
@@ -76,10 +76,8 @@ class Refusal:
             options.append("lower max_tokens")
         if (when := self.resets_at) is not None:
             now = at(self.at_us, self.counter.budget.zone)
-            clock = (
-                f"{when:%H:%M} " if when.date() - now.date() <= (now.date() - now.date()) else f"{when:%Y-%m-%d %H:%M} "
-            )
-            options.append(f"wait until {clock}{self.counter.budget.zone}")
+            clock = f"{when:%H:%M}" if when.date() == now.date() else f"{when:%Y-%m-%d %H:%M}"
+            options.append(f"wait until {clock} {self.counter.budget.zone}")
         return f"{', '.join(options[:-1])} or {options[-1]}" if len(options) > 1 else options[0]
 
 

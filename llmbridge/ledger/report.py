@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -118,6 +119,8 @@ def spend(
     """One Spend a group, dearest first."""
     clocks = ZoneInfo(zone)
     db.create_function("local", 2, lambda time_us, form: moment(time_us).astimezone(clocks).strftime(form))
+    # not SQLite's own JSON paths, which know no name with a quote in it and none that JSON writes with escapes
+    db.create_function("tag", 2, functools.lru_cache(lambda tags, name: json.loads(tags).get(name)))
     groups, group_values = zip(*map(_group, by), strict=True) if by else ((), ())
     parts: dict[str, Any] = {"first": first_made(db, since)}
     values: list[Any] = []
@@ -138,7 +141,7 @@ def _group(name: str) -> tuple[str, tuple[str, ...]]:
         return name, ()
     if name in _DATES:
         return "local(at_us, ?)", (_DATES[name],)
-    return "tags ->> ?", (f'$."{name.removeprefix("tag:")}"',)
+    return "tag(tags, ?)", (name.removeprefix("tag:"),)
 
 
 def _spend(of: dict[str, str | None], row: tuple[Any, ...]) -> Spend:

@@ -6,13 +6,18 @@ from llmbridge.ledger.sqlite import Connection
 from llmbridge.ledger.window import window
 
 
-_OLD = "state != 'reserved' AND uncertain = 0 AND resolved_us < :before"
+# The latest row stays, or SQLite would give its number to the next reservation: whoever still holds the old one would
+# resolve the new, and expiry, which looks from `clock.open_from` on, would not see it.
+_OLD = (
+    "state != 'reserved' AND uncertain = 0 AND resolved_us < :before AND id < (SELECT max(id) FROM reservation)"
+)
 _FOLD = """
     INSERT INTO archive
     SELECT date(at_us / 1000000, 'unixepoch'), verb, model, provider, tags, sum(calls), sum(attempts), sum(cost), 0,
         sum(saved), sum(unknown), sum(input_tokens), sum(output_tokens)
     FROM (
-        SELECT made_us AS at_us, verb, model, provider, tags, attempt = call || '.1' AS calls, 1 AS attempts,
+        SELECT made_us AS at_us, verb, model, provider, tags,
+            row_number() OVER (PARTITION BY call ORDER BY id) = 1 AS calls, 1 AS attempts,
             coalesce(cost_nanousd, 0) AS cost, 0 AS saved, cost_nanousd IS NULL AS unknown,
             coalesce(input_tokens, 0) AS input_tokens, coalesce(output_tokens, 0) AS output_tokens
         FROM reservation WHERE id IN (SELECT id FROM old)

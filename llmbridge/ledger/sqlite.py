@@ -10,7 +10,10 @@ What is decided here, and why:
   file when a commit races a checkpoint. An flock is of no use to strangers, so SQLite's locks stay on.
 * Nothing but SQLite opens the database or its -shm: closing any descriptor of a file drops all POSIX locks that the
   process holds on it. The -wal carries no locks, so it can be synced from here.
-* Commits do not sync (`synchronous=NORMAL`): `sync()` does, when the ledger says so.
+* Commits do not sync (`synchronous=NORMAL`): `sync()` does, when the ledger says so. The first commit of a new log does,
+  whatever is set, so checkpoint() makes that one itself: it would hold up an event loop.
+* Every connection is closed before a fork. SQLite keeps the locks of a process in memory, so a child with a copy of it
+  takes none: its parent then removed the -wal under it, and what it had written was lost.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ import ctypes
 import os
 import sqlite3
 import stat
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from llmbridge.errors import LedgerBusy, LedgerCorrupt, LedgerError
 
@@ -41,6 +46,7 @@ APPLICATION_ID = 0x4C4C4D42  # "LLMB": another program's database is never taken
 VERSION = 1
 PAGE_BYTES = 1024  # a commit writes whole pages; with SQLite's 4,096 a reservation took a fifth longer
 CHECKPOINT_BYTES = 4 * 1024 * 1024
+FORK_S = 2.0  # how long a fork waits for other threads' transactions
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "lustre"})
 SCHEMA = """
 CREATE TABLE clock (                    -- the latest time of any transaction: the ledger's time never goes back
@@ -162,49 +168,82 @@ CREATE TABLE archive (                  -- what compaction removed, by UTC day
     PRIMARY KEY (day, verb, model, provider, tags)
 ) STRICT, WITHOUT ROWID;
 """
+READ, WRITE, ALONE = "BEGIN", "BEGIN IMMEDIATE", ""  # the last: no transaction, but no writer either
 TABLES = ("archive", "balance", "budget", "call", "change", "clock", "entry", "reservation")
 
 _files: weakref.WeakSet[File] = weakref.WeakSet()
+_unusable: set[Path] = set()  # what this process inherited in the middle of a transaction
 
 
 class _Thread:
-    """What one thread has open: a connection, and the lock file."""
+    """What one thread has open: a connection, and the lock file. `inside` is the frame of its transaction."""
 
     def __init__(self, connection: Connection, lock: int | None) -> None:
         self.connection = connection
         self.lock = lock
-        self.inside = False
+        self.inside: FrameType | None = None
+        self.wal: tuple[int, int] | None = None
+        self.usable = True
 
     def __del__(self) -> None:
         self.close()
 
     def close(self) -> None:
+        self.usable = False
         self.connection.close()
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
 
+    def end(self) -> None:
+        """Roll back what is not committed and give the lock file back."""
+        try:
+            if self.connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
+        finally:
+            self.unlock()
+            self.inside = None
+
+    def unlock(self) -> None:
+        if self.lock is not None:
+            fcntl.flock(self.lock, fcntl.LOCK_UN)
+
+    def recover(self) -> None:
+        """End a transaction that is over: Ctrl-C strikes at the entry of `__exit__` too, which then does nothing."""
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001
+        while frame is not None:
+            if frame is self.inside:
+                return
+            frame = frame.f_back
+        self.end()
+
 
 class _Transaction:
     """`with` block around one transaction. A class, since contextlib's generators cost 2 microseconds more."""
 
-    __slots__ = ("_file", "_thread", "_writing")
+    __slots__ = ("_begin", "_file", "_thread")
 
-    def __init__(self, file: File, thread: _Thread, *, writing: bool) -> None:
-        self._file, self._thread, self._writing = file, thread, writing
+    def __init__(self, file: File, thread: _Thread, begin: str) -> None:
+        self._file, self._thread, self._begin = file, thread, begin
 
     def __enter__(self) -> Connection:
         thread = self._thread
-        if thread.inside:
+        if thread.inside is not None:
+            thread.recover()
+        if thread.inside is not None:
             # The garbage collector runs anywhere, in the middle of this thread's own transaction too.
             raise LedgerBusy(f"{self._file.path} is in use by this very thread")
-        thread.inside = True
+        thread.inside = sys._getframe(1)  # noqa: SLF001
         try:
-            if self._writing:
+            if not thread.usable:
+                raise LedgerBusy(f"{self._file.path} is being closed")
+            if self._begin != READ:
                 self._file.lock(thread)
-            thread.connection.execute("BEGIN IMMEDIATE" if self._writing else "BEGIN")
+            if self._begin:
+                thread.connection.execute(self._begin)
         except BaseException as exc:
-            self._end()
+            thread.end()
             if not isinstance(exc, sqlite3.Error):
                 raise
             error = self._file.translated(exc)
@@ -214,26 +253,18 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
         try:
-            if exc is None and self._writing:
+            if exc is None and self._begin == WRITE:
                 self._thread.connection.execute("COMMIT")
                 self._file.commits += 1
+            elif self._begin == WRITE:
+                self._file.rollbacks += 1
         except sqlite3.Error as failure:
+            self._file.rollbacks += 1
             exc = failure
         finally:
-            self._end()
+            self._thread.end()
         if isinstance(exc, (sqlite3.Error, UnicodeDecodeError)):
             raise self._file.translated(exc) from None
-
-    def _end(self) -> None:
-        thread = self._thread
-        try:
-            if thread.connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    thread.connection.execute("ROLLBACK")
-        finally:
-            if self._writing:
-                self._file.unlock(thread)
-            thread.inside = False
 
 
 class File:
@@ -245,24 +276,32 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.commits = 0  # of this process, so that a sync knows what it covers
+        self.rollbacks = 0
         self._local = threading.local()
         self._all: weakref.WeakSet[_Thread] = weakref.WeakSet()
+        self._opening = threading.Lock()  # never waited for but by a fork
+        self._quiet = self._gated = True  # how the last fork went
         self._wal: int | None = None
         self._closed = False
         self._prepare()
-        self._inode = self._inode_now()
+        self._inode = _identity(self.path)
+        _files.add(self)
         with self.transaction() as db:
             self._migrate(db)
+            if self._wal_path.stat().st_size == 0:
+                db.execute(_BEGIN_LOG)
         self._open_wal()
-        _files.add(self)
+
+    def __del__(self) -> None:
+        self._close_wal()
 
     def transaction(self) -> _Transaction:
         """A write transaction, committed at the end of the block. Raises LedgerBusy at once if there is another."""
-        return _Transaction(self, self._thread(), writing=True)
+        return _Transaction(self, self._thread(), WRITE)
 
     def reading(self) -> _Transaction:
         """A snapshot to read from; waits for nobody. Raises as transaction()."""
-        return _Transaction(self, self._thread(), writing=False)
+        return _Transaction(self, self._thread(), READ)
 
     def sync(self) -> int:
         """Have the disk hold everything committed so far; returns the number of commits that are safe by it."""
@@ -274,6 +313,10 @@ class File:
                 self._open_wal()
             assert self._wal is not None
             _sync(self._wal)
+        except FileNotFoundError:
+            # SQLite synced what was in it, and removed it with the last connection. Or it was somebody else.
+            if any(thread.usable for thread in list(self._all)):
+                raise self._vanished() from None
         except OSError as exc:
             raise LedgerError(f"{self.path} could not be synced to disk: {exc.strerror}") from None
         return covered
@@ -283,17 +326,16 @@ class File:
         with contextlib.suppress(FileNotFoundError):
             if not always and self._wal_path.stat().st_size < CHECKPOINT_BYTES:
                 return
-        thread = self._thread()
-        try:
-            self.lock(thread)
-            thread.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error as exc:
-            error = self.translated(exc)
-        else:
-            return
-        finally:
-            self.unlock(thread)
-        raise error from None
+        with _Transaction(self, self._thread(), ALONE) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not always:
+                db.execute(_BEGIN_LOG)
+
+    def recover(self) -> None:
+        """End what a Ctrl-C left open in this thread."""
+        thread = getattr(self._local, "thread", None)
+        if thread is not None and thread.inside is not None:
+            thread.recover()
 
     def close_thread(self) -> None:
         """Close this thread's connection."""
@@ -308,22 +350,53 @@ class File:
         for thread in list(self._all):
             thread.close()
         self._local = threading.local()
-        if self._wal is not None:
-            os.close(self._wal)
-            self._wal = None
+        self._close_wal()
 
-    def after_fork(self) -> None:
-        """In a child: let go of the parent's connections without closing them, and of its lock file."""
-        for thread in list(self._all):
-            # Closing it would act on the parent's behalf. Kept alive for good: a child that exits runs destructors.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))
-            if thread.lock is not None:
-                os.close(thread.lock)  # a copy: it would hold the parent's lock beyond the parent's death
-                thread.lock = None
+    def before_fork(self) -> None:
+        """Wait for other threads' transactions, and close every connection; the next use opens them again."""
+        give_up = time.monotonic() + FORK_S
+        quiet = self._gated = self._opening.acquire(timeout=FORK_S)
+        threads = list(self._all)
+        for thread in threads:
+            thread.usable = False
+        while any(thread.inside for thread in threads):
+            if time.monotonic() >= give_up:
+                quiet = False
+                break
+            time.sleep(0.0005)
+        self._quiet = quiet
+        for thread in threads:
+            thread.usable = not quiet
+            if quiet:
+                thread.close()
+        if quiet:
+            self._local = threading.local()
+
+    def after_fork_in_parent(self) -> None:
+        """Let threads connect again."""
+        if self._gated:
+            self._opening.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin with nothing open. What could not be closed is left alone, and the file refused in this process."""
+        if not self._quiet:
+            _unusable.add(self.path.resolve())
+            for thread in list(self._all):
+                # Kept alive for good: a child that exits runs destructors.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))
+                if thread.lock is not None:
+                    os.close(thread.lock)  # a copy: it would hold the parent's lock beyond the parent's death
+                    thread.lock = None
+        self._opening = threading.Lock()
         self._all = weakref.WeakSet()
         self._local = threading.local()
-        self._wal = None  # the number stays open in the child: it is the parent's, and harmless
+        self._close_wal()
         self.commits = 0
+
+    def _close_wal(self) -> None:
+        wal, self._wal = self._wal, None
+        if wal is not None:
+            os.close(wal)
 
     @property
     def _wal_path(self) -> Path:
@@ -336,8 +409,15 @@ class File:
             pass
         if self._closed:
             raise LedgerError(f"{self.path} was closed; make a new Ledger")
-        thread = self._local.thread = self._connect()
-        self._all.add(thread)
+        if _unusable and self.path.resolve() in _unusable:
+            raise LedgerError(f"{self.path} was in use while this process was forked; start processes by spawn instead")
+        if not self._opening.acquire(blocking=False):
+            raise LedgerBusy(f"{self.path} is being opened by another thread")
+        try:
+            thread = self._local.thread = self._connect()
+            self._all.add(thread)
+        finally:
+            self._opening.release()
         return thread
 
     def _connect(self) -> _Thread:
@@ -375,26 +455,22 @@ class File:
         except BlockingIOError:
             raise LedgerBusy(f"{self.path} is being written by another thread or process") from None
 
-    def unlock(self, thread: _Thread) -> None:
-        """Give the lock file back."""
-        if thread.lock is not None:
-            fcntl.flock(thread.lock, fcntl.LOCK_UN)
+    def check_files(self) -> None:
+        """Raise LedgerError if the files are no longer those that were opened. Costs 8 microseconds; for use inside a
+        transaction: SQLite replaces a -wal as long as nobody has it open."""
+        thread = self._local.thread
+        if _identity(self.path) != self._inode:
+            raise self._vanished()
+        wal = _identity(self._wal_path)
+        if wal is None or thread.wal not in (None, wal):
+            raise self._vanished()
+        thread.wal = wal
 
-    def _inode_now(self) -> tuple[int, int]:
-        try:
-            found = os.stat(self.path)  # noqa: PTH116  a third of Path.stat's time, in every transaction
-        except OSError:
-            raise LedgerError(
-                f"{self.path} was deleted while it was in use: nothing can be reserved; make a new Ledger"
-            ) from None
-        return found.st_dev, found.st_ino
-
-    def check_inode(self) -> None:
-        """Raise LedgerError if the file is no longer the one that was opened. Costs 4 microseconds."""
-        if self._inode_now() != self._inode:
-            raise LedgerError(
-                f"{self.path} was replaced while it was in use: nothing can be reserved; make a new Ledger"
-            )
+    def _vanished(self) -> LedgerError:
+        return LedgerError(
+            f"{self.path} or its -wal was deleted or replaced while it was in use: nothing can be reserved;"
+            " make a new Ledger"
+        )
 
     def _prepare(self) -> None:
         """The directory and an empty file, for the owner alone whatever the umask, or what is wrong with them."""
@@ -403,6 +479,7 @@ class File:
             for parent in reversed(path.parents):
                 if not parent.exists():
                     parent.mkdir(mode=0o700, exist_ok=True)
+                    _sync_directory(parent.parent)
             if path.is_symlink():
                 raise LedgerError(f"{path} is a symbolic link; give the ledger's real path")
             kind = _file_system(path.parent)
@@ -424,15 +501,9 @@ class File:
             raise LedgerError(f"{path} belongs to another user (uid {found.st_uid})")
 
     def _open_wal(self) -> None:
-        if self._wal is not None:
-            os.close(self._wal)
+        self._close_wal()
         self._wal = os.open(self._wal_path, os.O_RDONLY)
-        if os.name == "posix":  # or a power cut could take the file's name
-            directory = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+        _sync_directory(self.path.parent)  # or a power cut could take the file's name
 
     def _migrate(self, db: Connection) -> None:
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -467,6 +538,7 @@ class File:
         return LedgerError(f"{self.path} cannot be used ({exc}): {advice}")
 
 
+_BEGIN_LOG = "UPDATE clock SET at_us = at_us"
 _ADVICE = "move it away to begin a new ledger, or restore it from a backup; nothing was changed"
 _WHY = {
     sqlite3.SQLITE_FULL: "the disk is full; calls go on when there is space again",
@@ -475,6 +547,14 @@ _WHY = {
     sqlite3.SQLITE_CANTOPEN: "the file or its directory cannot be opened",
     sqlite3.SQLITE_CONSTRAINT: "a balance would become impossible; run Ledger.check()",
 }
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  a third of Path.stat's time
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -493,6 +573,15 @@ def _sync(descriptor: int) -> None:
         getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
+def _sync_directory(directory: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _file_system(directory: Path) -> str:
     """The kind of file system that *directory* is on, as Linux names it; empty where that cannot be told."""
     try:
@@ -508,10 +597,22 @@ def _file_system(directory: Path) -> str:
     return kind
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
     for file in list(_files):
-        file.after_fork()
+        file.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for file in list(_files):
+        file.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    for file in list(_files):
+        file.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

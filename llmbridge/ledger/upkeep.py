@@ -42,6 +42,7 @@ class Upkeep:
         self._starter = threading.Lock()  # taken once, never waited for
         self._awake = False
         self._synced = 0
+        self._tries = 0
         self._error: LedgerError | None = None
         self._stopped = False
 
@@ -60,9 +61,10 @@ class Upkeep:
 
     def synced(self, commits: int) -> Pauses[None]:
         """Pauses until the disk holds this process's first *commits*. Raises LedgerError if it cannot."""
+        tries = self._tries
         self._wake(None)
         while self._synced < commits:
-            if self._error is not None:
+            if self._error is not None and self._tries > tries:
                 raise self._error
             if self._stopped or (self._thread is not None and not self._thread.is_alive()):
                 self._synced = self._file.sync()  # at the interpreter's end
@@ -142,6 +144,7 @@ class Upkeep:
             log.warning("%s", error)
         except OSError as error:
             self._error = LedgerError(f"{self._file.path} could not be synced: {error}")
+        self._tries += 1
 
     def _quietly(self, step: Step) -> None:
         try:
