@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, Unpack
 
@@ -18,7 +19,7 @@ from llmbridge import provider, request
 from llmbridge.call import Call
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
-from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
+from llmbridge.ledger import Budget, Ledger, budgets_of, default_path, distinct
 from llmbridge.params import EmbedParams, Params
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Request
@@ -82,6 +83,7 @@ class Bridge:
             raise ValueError("budgets need a ledger; ledger=None is for calls that nobody counts")
         self._ledger = ledger
         self._opening = threading.Lock()
+        self._opened: Ledger | None = None
         self._warned = False
         self._deadline_s = deadline_s
         self._subscribers: list[Callable[[CallRecord], None]] = []
@@ -90,11 +92,15 @@ class Bridge:
     def ledger(self) -> Ledger:
         """The ledger that calls are reserved and recorded in. Raises LedgerError if it cannot be opened, and
         AttributeError if there is none."""
+        if isinstance(self._ledger, Ledger):
+            return self._ledger
         if self._ledger is None:
             raise AttributeError("this Bridge has no ledger")
-        if not isinstance(self._ledger, Ledger):
-            self._ledger = Ledger(self._ledger or None)
-        return self._ledger
+        path = Path(self._ledger) if self._ledger else default_path()  # where the default one is may change: replay()
+        with self._opening:
+            if self._opened is None or self._opened.path != path:
+                self._opened = Ledger(path)
+            return self._opened
 
     def complete(
         self,
@@ -267,7 +273,7 @@ class Bridge:
             tags=request.check_tags({**_tags.get(), **(tags or {})}),
             deadline_s=deadline_s or self._deadline_s,
             publish=self._publish,
-            ledger=self._opened(needed=bool(budgets)),
+            ledger=self._usable_ledger(needed=bool(budgets)),
             budgets=budgets,
         )
 
@@ -278,24 +284,21 @@ class Bridge:
         request.check_destination(asked, candidates)
         return candidates
 
-    def _opened(self, *, needed: bool) -> Ledger | None:
+    def _usable_ledger(self, *, needed: bool) -> Ledger | None:
         """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
         if self._ledger is None:
             if needed:
                 raise ValueError("a budget needs a ledger, and this Bridge was made with ledger=None")
             return None
-        if isinstance(self._ledger, Ledger):
-            return self._ledger
-        with self._opening:
-            try:
-                return self.ledger
-            except LedgerError as error:
-                if needed:
-                    raise
-                if not self._warned:
-                    self._warned = True
-                    log.warning("calls are not recorded: %s", error)
-                return None
+        try:
+            return self.ledger
+        except LedgerError as error:
+            if needed:
+                raise
+            if not self._warned:
+                self._warned = True
+                log.warning("calls are not recorded: %s", error)
+            return None
 
     def _publish(self, record: CallRecord) -> None:
         if log.isEnabledFor(logging.INFO):

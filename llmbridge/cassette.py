@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 from urllib.parse import urlencode
 
@@ -22,6 +23,8 @@ import yaml
 from vcr.patch import CassettePatcherBuilder
 
 from llmbridge.errors import CassetteMiss, ConfigError
+from llmbridge.home import elsewhere
+from llmbridge.ledger import close_ledgers
 from llmbridge.redaction import is_credential, redact
 
 
@@ -44,6 +47,9 @@ def replay(path: str | Path, record: Record = "none") -> Iterator[Cassette]:
     A request is answered by the first recording, not yet played, of the same method, address, query and body (JSON by
     value, the rest by bytes); credentials take no part. Each recording is played once.
 
+    What is played costs nothing, so while nothing can be sent (`record="none"`) the default ledger is an empty one that
+    is thrown away afterwards; a Ledger that a Bridge was given is used as ever.
+
     Args:
         path: the YAML file, in vcrpy's format.
         record: "none" sends nothing; "once" records if there is no file, else it is "none"; "new" plays what is
@@ -62,12 +68,24 @@ def replay(path: str | Path, record: Record = "none") -> Iterator[Cassette]:
     try:
         cassette = Cassette(Path(path), record)
         with ExitStack() as patches:
+            if not cassette.sends:
+                patches.enter_context(_own_state())
             for patch in CassettePatcherBuilder(cassette).build():
                 patches.enter_context(patch)
             yield cassette
         cassette.write()
     finally:
         _under_way.release()
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    with TemporaryDirectory(prefix="llmbridge-", ignore_cleanup_errors=True) as directory:
+        try:
+            with elsewhere(Path(directory)):
+                yield
+        finally:
+            close_ledgers(Path(directory))
 
 
 class _Recording:
@@ -100,7 +118,7 @@ class Cassette:
         self.path, self._path = path, str(path)
         there = path.exists()
         reads = record == "none" or (record != "all" and there)
-        self._sends = record in ("new", "all") or not reads
+        self.sends = record in ("new", "all") or not reads
         self._comment, self._recordings = _read(path) if reads else ("", [])
         self._old = len(self._recordings)
         self._lock = threading.Lock()
@@ -140,7 +158,7 @@ class Cassette:
                     recording.played = True
                     return recording.answer
         # LiteLLM looks Ollama's models up unasked, at times of its own, and takes a failure for "unknown": always fail.
-        if self._sends and not asked["url"].endswith("/api/show"):
+        if self.sends and not asked["url"].endswith("/api/show"):
             return None
         raise CassetteMiss(redact(self._miss(asked)))
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 
 
+_elsewhere: list[Path] = []
+
+
 def state_directory() -> Path:
     """`LLMBRIDGE_HOME` if it is set, else the platform's state directory for llmbridge."""
+    if _elsewhere:
+        return _elsewhere[-1]
     home = os.environ.get("LLMBRIDGE_HOME")
-    return Path(home) if home else platformdirs.user_state_path("llmbridge", appauthor=False)
+    return Path(home) if home else _platform_directory()
+
+
+@contextmanager
+def elsewhere(directory: Path) -> Iterator[None]:
+    """Keep state in *directory* inside the block, in the whole process."""
+    _elsewhere.append(directory)
+    try:
+        yield
+    finally:
+        _elsewhere.remove(directory)
+
+
+@functools.cache
+def _platform_directory() -> Path:
+    return platformdirs.user_state_path("llmbridge", appauthor=False)

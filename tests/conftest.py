@@ -15,7 +15,7 @@ import llmbridge
 from llmbridge import default, redaction, wire
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion
-from llmbridge.ledger import Ledger
+from llmbridge.ledger import close_ledgers
 from llmbridge.record import CallRecord
 from llmbridge.redaction import is_credential
 from tests.simulator import Simulator
@@ -77,8 +77,7 @@ def fresh_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[B
     bridge = Bridge()
     monkeypatch.setattr(default, "_bridge", bridge)
     yield bridge
-    if isinstance(bridge._ledger, Ledger):
-        bridge.ledger.close()
+    close_ledgers(tmp_path)
 
 
 @pytest.fixture

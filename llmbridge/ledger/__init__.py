@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmbridge.ledger.booking import Asked, Charge, Need
 from llmbridge.ledger.budget import Budget, budgets_of, distinct
-from llmbridge.ledger.ledger import Ledger, Reservation
+from llmbridge.ledger.ledger import Ledger, Reservation, close_ledgers, default_path
 from llmbridge.ledger.refusal import Refusal
 from llmbridge.ledger.report import Balance, Spend
 
@@ -20,5 +20,7 @@ __all__ = [
     "Reservation",
     "Spend",
     "budgets_of",
+    "close_ledgers",
+    "default_path",
     "distinct",
 ]

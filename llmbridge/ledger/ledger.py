@@ -54,6 +54,11 @@ class Reservation:
         return [Part(each.id, each.budget.unit, self.need.of(each.budget.unit)) for each in self.counters]
 
 
+def default_path() -> Path:
+    """The ledger of whoever names none."""
+    return state_directory() / "ledger.db"
+
+
 class Ledger:
     """Budgets, reservations and what every call cost, in one SQLite file that any number of processes share.
 
@@ -94,7 +99,7 @@ class Ledger:
             raise ValueError(f"patience_s is a number of seconds, not {patience_s!r}")
         if path is not None and str(path).startswith((":memory:", "file:")):
             raise ValueError("a ledger is a file that processes share, so it cannot be in memory")
-        self.path = Path(path) if path is not None else state_directory() / "ledger.db"
+        self.path = Path(path) if path is not None else default_path()
         self.durability = durability
         self.fail_open = fail_open
         self.charge_5xx = charge_5xx
@@ -462,9 +467,11 @@ def _amount(actual_usd: Decimal | float | str) -> int:
 
 
 @atexit.register
-def _close_all() -> None:
+def close_ledgers(under: Path | None = None) -> None:
+    """Close every open ledger, or those in the directory *under*."""
     for ledger in list(_open):
-        ledger.close()
+        if under is None or ledger.path.is_relative_to(under):
+            ledger.close()
 
 
 def _after_fork() -> None:

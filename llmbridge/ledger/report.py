@@ -161,11 +161,9 @@ def balances(db: Connection, *, budget: Budget | str | None, clock_us: int) -> l
     ).fetchall():
         known = _budget(*declared)
         if not isinstance(budget, Budget) or _same(known, budget):
-            found += _counters(db, row, budget if isinstance(budget, Budget) else known, now)
-    if not found and isinstance(budget, Budget) and not budget.per:
-        limit = booking.limit_of(db, budget, now)
-        found.append(Balance(budget.name, budget.unit, budget.window.text, limit, 0, 0, _ends(budget, now)))
-    return found
+            shown = budget if isinstance(budget, Budget) else known
+            found += _counters(db, row, shown, now) or _untouched(db, shown, now)
+    return found or (_untouched(db, budget, now) if isinstance(budget, Budget) else [])
 
 
 def changes(db: Connection) -> list[dict[str, Any]]:
@@ -197,6 +195,14 @@ def _counters(db: Connection, row: int, budget: Budget, now: int) -> list[Balanc
         )
         for scope, settled, reserved in db.execute(query, (row, budget.window.counted_from_us(now), now))
     ]  # fmt: skip
+
+
+def _untouched(db: Connection, budget: Budget, now: int) -> list[Balance]:
+    """The counter of a window that nothing was reserved in yet; with `per`, there is no saying which there will be."""
+    if budget.per:
+        return []
+    limit = booking.limit_of(db, budget, now)
+    return [Balance(budget.name, budget.unit, budget.window.text, limit, 0, 0, _ends(budget, now))]
 
 
 def _ends(budget: Budget, now: int) -> datetime | None:

@@ -8,9 +8,7 @@ from llmbridge.ledger.window import window
 
 # The latest row stays, or SQLite would give its number to the next reservation: whoever still holds the old one would
 # resolve the new, and expiry, which looks from `clock.open_from` on, would not see it.
-_OLD = (
-    "state != 'reserved' AND uncertain = 0 AND resolved_us < :before AND id < (SELECT max(id) FROM reservation)"
-)
+_OLD = "state != 'reserved' AND uncertain = 0 AND resolved_us < :before AND id < (SELECT max(id) FROM reservation)"
 _FOLD = """
     INSERT INTO archive
     SELECT date(at_us / 1000000, 'unixepoch'), verb, model, provider, tags, sum(calls), sum(attempts), sum(cost), 0,
@@ -75,7 +73,8 @@ def _drop_counters(db: Connection, now_us: int, before_us: int) -> None:
         counted_us = window(text, zone).counted_from_us(now_us)
         gone = (
             "SELECT id FROM balance WHERE budget = ? AND reserved = 0"
-            " AND (ends_us <= ? AND starts_us < ? OR call != '') AND id NOT IN (SELECT balance FROM entry WHERE reservation != 0)"
+            " AND (ends_us <= ? AND starts_us < ? OR call != '')"
+            " AND id NOT IN (SELECT balance FROM entry WHERE reservation != 0)"
         )
         values = (budget, before_us, counted_us)
         rows = [row for (row,) in db.execute(gone, values)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
 from llmbridge.provider.caps import capped, has_cap
 from llmbridge.provider.loading import litellm
-from llmbridge.provider.pricing import Cost, checked_counts, cost, cost_usd
+from llmbridge.provider.pricing import Cost, checked_counts, cost
 from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
 from llmbridge.provider.source import Source
 from llmbridge.provider.translation import request_id
@@ -23,7 +23,6 @@ __all__ = [
     "checked_counts",
     "complete",
     "cost",
-    "cost_usd",
     "embed",
     "floor_tokens",
     "has_cap",

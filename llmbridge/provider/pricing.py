@@ -29,6 +29,7 @@ from llmbridge.provider.rates import (
     version,
     vertex_location,
 )
+from llmbridge.provider.reading import REPORTING
 from llmbridge.request import Request
 
 
@@ -37,8 +38,6 @@ log = logging.getLogger("llmbridge")
 # holds 15 digits and a sum of a few of them 14, which is the coarser limit from ten cents on.
 FLOAT_DIGITS, SUM_DIGITS = 15, 14
 _MILLION = 10**6
-# Answers that say themselves what they cost, in dollars, and are believed. Perplexity does too.
-REPORTING = ("openrouter",)
 # A count above it is no count.
 ABSURD_TOKENS = 100_000_000
 ABSURD_QUERIES = 10_000
@@ -101,12 +100,6 @@ def _billed_tier(request: Request, answered: str | None) -> str | None:
         if tier in ("flex", "balanced"):
             return None
     return None if tier in STANDARD else tier
-
-
-def cost_usd(request: Request, usage: Usage | None) -> Decimal | None:
-    """The dollars of cost(), for callers that do not ask whose price it is."""
-    known = cost(request, usage)
-    return known.usd if known else None
 
 
 def _cost(amount_usd: Decimal, source: str) -> Cost:

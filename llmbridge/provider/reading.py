@@ -8,6 +8,8 @@ from llmbridge.completion import Choice, Chunk, Completion, Embedding, Function,
 from llmbridge.wire import Exchange
 
 
+# Answers that say themselves what they cost, in dollars, and are believed.
+REPORTING = ("openrouter",)
 # Fields of LiteLLM's message and delta that are read by name; whatever else is set there goes along as it is.
 _NAMED = frozenset({"role", "content", "tool_calls", "function_call", "reasoning_content", "refusal"})
 
@@ -26,7 +28,7 @@ def completion_from(answer: Any, model: str) -> Completion:
         created=int(answer.created or 0),
         model=model,
         choices=choices,
-        usage=_usage(getattr(answer, "usage", None)),
+        usage=_usage(getattr(answer, "usage", None), provider=model.partition("/")[0]),
         system_fingerprint=getattr(answer, "system_fingerprint", None),
         service_tier=getattr(answer, "service_tier", None),
     )
@@ -101,7 +103,7 @@ def _plain(value: Any) -> Any:
     return value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
 
 
-def _usage(usage: Any, *, total: int = 0, estimated: bool = False) -> Usage | None:
+def _usage(usage: Any, *, provider: str = "", total: int = 0, estimated: bool = False) -> Usage | None:
     """Token counts, or None if there are none. A negative count is no count: it would lower a bill."""
     if usage is None:
         return None
@@ -109,7 +111,8 @@ def _usage(usage: Any, *, total: int = 0, estimated: bool = False) -> Usage | No
     counts = [fields.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
     if not all(isinstance(count, int) and count >= 0 for count in counts) or not any(counts):
         return None
-    fields.pop("cost", None)  # what the answer, or LiteLLM for it, claims to have cost
+    if provider not in REPORTING:
+        fields.pop("cost", None)  # what the answer, or LiteLLM for it, claims to have cost
     _complete_counts(fields, *counts[:2], total=max(total, counts[2]))
     return Usage.model_validate({**fields, "estimated": estimated})
 
@@ -172,7 +175,8 @@ def usage_from(wrapper: Any, last: Any) -> Usage | None:
     """
     reported = [usage for chunk in wrapper.chunks if (usage := getattr(chunk, "usage", None))]
     total = max((usage.total_tokens or 0 for usage in reported), default=0)
-    return _usage(last, total=total, estimated=not reported)
+    provider = str(getattr(wrapper, "custom_llm_provider", ""))
+    return _usage(last, provider=provider, total=total, estimated=not reported)
 
 
 def response_model_of(chunk: Any) -> str | None:
