@@ -1,8 +1,9 @@
-"""One complete() over LiteLLM: typed answers, one error tree, fallback, streams that settle, replay offline.
+"""One complete() over LiteLLM: a hard cap, typed answers, one error tree, fallback, replay offline.
 
     import llmbridge
 
-    reply = llmbridge.complete("Name a fish.", model=["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"])
+    models = ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"]
+    reply = llmbridge.complete("Name a fish.", model=models, budget="$5/day")
     print(reply.text, reply.model, reply.cost_usd)
 
 Importing this is tens of milliseconds: names are looked up when they are first used (PEP 562), LiteLLM when the first

@@ -19,7 +19,7 @@ def state_directory() -> Path:
     if _elsewhere:
         return _elsewhere[-1]
     home = os.environ.get("LLMBRIDGE_HOME")
-    return Path(home) if home else _platform_directory()
+    return _path(home) if home else _platform_directory()
 
 
 @contextmanager
@@ -30,6 +30,11 @@ def elsewhere(directory: Path) -> Iterator[None]:
         yield
     finally:
         _elsewhere.remove(directory)
+
+
+@functools.cache  # asked at every call
+def _path(home: str) -> Path:
+    return Path(home)
 
 
 @functools.cache

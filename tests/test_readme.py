@@ -36,11 +36,22 @@ def test_the_first_example_prints_what_the_readme_shows(sim: Simulator, capsys: 
     assert [numbers_off(line) for line in lines] == [numbers_off(line) for line in shown]
 
 
+def test_the_budget_example_runs_and_shows_what_was_spent(sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(snippet(1), names := {})
+
+    printed = capsys.readouterr().out
+    cost = names["reply"].cost_usd
+    assert "per user user=alice:" in printed
+    assert f"alice {cost} 0" in printed
+    assert {each.limit_usd for each in names["bridge"].ledger.balance("per user")} == {10}
+    names["bridge"].ledger.close()
+
+
 def test_the_replay_example_records_and_then_plays(sim: Simulator) -> None:
     Path("cassettes").mkdir()
 
-    exec(snippet(1), first := {})
-    exec(snippet(1), second := {})
+    exec(snippet(2), first := {})
+    exec(snippet(2), second := {})
 
     assert first["reply"].text == second["reply"].text == "Trout."
     assert len(sim.requests) == 1

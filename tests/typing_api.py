@@ -24,6 +24,8 @@ def sync() -> None:
             assert_type(chunk, llmbridge.Chunk)
             assert_type(chunk.text, str)
     assert_type(chunks.completion, llmbridge.Completion)
+    llmbridge.complete("Name a fish.", budget=["$5/day", llmbridge.Budget("200k tokens/hour", per=("user",))])
+    llmbridge.complete("Name a fish.", budget=5)  # type: ignore[arg-type]
     llmbridge.complete("Name a fish.", bugdet="$5")  # type: ignore[call-arg]
     llmbridge.complete("Name a fish.", temperature="hot")  # type: ignore[arg-type]
 

@@ -53,17 +53,17 @@ class Admitted:
 class Refused(Exception):
     """Not admitted: `error` says so to the caller, unless a candidate cheaper than `nanousd` is asked instead."""
 
-    def __init__(self, error: BudgetExceeded, refusal: Refusal) -> None:
+    def __init__(self, error: BudgetExceeded, refusal: Refusal, nanousd: int | None) -> None:
         super().__init__(str(error))
         self.error = error
         self.downgrade = refusal.on_exceed == "downgrade"
-        self.nanousd = refusal.need.nanousd
+        self.nanousd = nanousd
         self.alerts = refusal.alerts
 
 
 def admit(ledger: Ledger | None, request: Request, budgets: Sequence[Budget], applicant: Applicant) -> Pauses[Admitted]:
     """Pauses until *request* may be sent. Raises Refused, UnknownPrice, LedgerError."""
-    worst = provider.worst_case(request)
+    worst = worst_case(request)
     applying = _countable([budget for budget in budgets if budget.covers(request.model)], worst)
     if ledger is None:
         return Admitted(request, worst, None)
@@ -77,6 +77,16 @@ def admit(ledger: Ledger | None, request: Request, budgets: Sequence[Budget], ap
             raise
         log.warning("the ledger does not count attempt %s: %s", applicant.attempt, error)
         return Admitted(request, worst, None)
+
+
+def worst_case(request: Request, *, counted: bool = False) -> WorstCase:
+    """As provider.worst_case(), but a request that it cannot read is one of which nothing is known: without a budget
+    nobody needs it."""
+    try:
+        return provider.worst_case(request, counted=counted)
+    except Exception as error:
+        log.warning("the worst case of a request to %s could not be computed", request.model, exc_info=True)
+        return WorstCase(None, None, None, f"its worst case could not be computed: {type(error).__name__}")
 
 
 def _reserve(
@@ -94,21 +104,20 @@ def _reserve(
         patience_s=applicant.remaining_s,
     )
     made = yield from reserve(_need(worst))
-    alerts = made.alerts
-    clamps = 0
+    alerts, at_first, clamps = made.alerts, worst.nanousd, 0
     if isinstance(made, Refusal) and made.counter.budget.unit != "requests":
-        worst = yield from _in_thread(functools.partial(provider.worst_case, request, counted=True))
+        worst = yield from _in_thread(functools.partial(worst_case, request, counted=True))
         made = yield from reserve(_need(worst))
     while isinstance(made, Refusal) and clamps < CLAMPS and _may_clamp(made, applicant, capped=capped):
         smaller = _clamped(request, worst, made)
         if smaller is None:
             break
         request, clamps = smaller, clamps + 1
-        worst = yield from _in_thread(functools.partial(provider.worst_case, request, counted=True))
+        worst = yield from _in_thread(functools.partial(worst_case, request, counted=True))
         made = yield from reserve(_need(worst))
     made.alerts = alerts + tuple(alert for alert in made.alerts if alert not in alerts)
     if isinstance(made, Refusal):
-        raise Refused(made.error(_described(request)), made)
+        raise Refused(made.error(_described(request)), made, at_first)
     return Admitted(request, worst, made)
 
 

@@ -23,7 +23,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from llmbridge import provider
 from llmbridge.call import admission
 from llmbridge.call.admission import Admitted, Applicant, Refused
 from llmbridge.call.attempt import Answer, Attempt
@@ -153,7 +152,7 @@ class Call:
         self.record.alerts += refused.alerts
         while refused.downgrade and self._upcoming:
             request, _ = self._upcoming.popleft()
-            cost = provider.worst_case(request).nanousd
+            cost = admission.worst_case(request).nanousd
             if cost is not None and (refused.nanousd is None or cost < refused.nanousd):
                 attempt.ask(request, "downgrade")
                 return None

@@ -13,6 +13,7 @@ provider itself has counted.
 
 from __future__ import annotations
 
+import logging
 from decimal import Decimal
 
 from llmbridge import provider
@@ -23,6 +24,9 @@ from llmbridge.money import nanousd, usd
 from llmbridge.provider import WorstCase
 from llmbridge.record import AttemptRecord
 from llmbridge.request import Request
+
+
+log = logging.getLogger("llmbridge")
 
 
 def answered(record: AttemptRecord, request: Request, worst: WorstCase, answer: Completion | Embedding) -> Charge:
@@ -37,7 +41,7 @@ def answered(record: AttemptRecord, request: Request, worst: WorstCase, answer: 
     if counts is not None:
         amount = None if cost is None else nanousd(cost.usd)
         return _charge(record, amount, counts.input + counts.output, certain=cost is not None)
-    bound = provider.seen_nanousd(request, worst, _size_bytes(answer))
+    bound = _bound(request, worst, answer)
     estimate = 0 if cost is None else nanousd(cost.usd)
     return _charge(record, None if bound is None else max(bound, estimate), None, certain=False)
 
@@ -64,7 +68,15 @@ def unknown(record: AttemptRecord, worst: WorstCase) -> Charge:
 
 def seen(record: AttemptRecord, request: Request, worst: WorstCase, part: Completion) -> Charge:
     """For a stream of which *part* has come."""
-    return _charge(record, provider.seen_nanousd(request, worst, _size_bytes(part)), None, certain=False)
+    return _charge(record, _bound(request, worst, part), None, certain=False)
+
+
+def _bound(request: Request, worst: WorstCase, answer: Completion | Embedding) -> int | None:
+    try:
+        return provider.seen_nanousd(request, worst, _size_bytes(answer))
+    except Exception:  # bookkeeping breaks no call
+        log.warning("what a part of an answer cost could not be computed", exc_info=True)
+        return worst.nanousd
 
 
 def _charge(record: AttemptRecord, amount: int | None, tokens: int | None, *, certain: bool) -> Charge:

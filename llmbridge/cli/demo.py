@@ -14,7 +14,7 @@ CASSETTE = Path(__file__).with_name("demo.yaml")
 
 
 def demo() -> None:
-    """Ask two models of which the first is down, without network and without a key.
+    """Ask two models of which the first is down, under a budget, without network and without a key.
 
     The HTTP is played back from a recording, which was made against this project's own simulator; everything between
     the call and the HTTP is what a live call runs through.
@@ -32,8 +32,12 @@ def demo() -> None:
     typer.echo("Loading LiteLLM, once a process ...", err=True)
     warm()
     typer.echo(f"{MESSAGES}\n")
-    with replay(CASSETTE), Bridge().stream(MESSAGES, model=models, max_tokens=100) as chunks:
-        completion = printing.chunks(chunks)
+    with replay(CASSETTE):
+        bridge = Bridge(models, budgets=["$5/day"])
+        with bridge.stream(MESSAGES, max_tokens=100) as chunks:
+            completion = printing.chunks(chunks)
+        (balance,) = bridge.ledger.balance()
     typer.echo()
     printing.attempts(completion)
+    typer.echo(f"Budget {balance}.")
     typer.echo("A recording was played back: nothing was sent and nothing was billed.")

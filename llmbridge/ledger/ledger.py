@@ -56,7 +56,12 @@ class Reservation:
 
 def default_path() -> Path:
     """The ledger of whoever names none."""
-    return state_directory() / "ledger.db"
+    return _in(state_directory())
+
+
+@functools.lru_cache(maxsize=8)
+def _in(directory: Path) -> Path:
+    return directory / "ledger.db"
 
 
 class Ledger:

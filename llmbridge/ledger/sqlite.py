@@ -10,8 +10,8 @@ What is decided here, and why:
   file when a commit races a checkpoint. An flock is of no use to strangers, so SQLite's locks stay on.
 * Nothing but SQLite opens the database or its -shm: closing any descriptor of a file drops all POSIX locks that the
   process holds on it. The -wal carries no locks, so it can be synced from here.
-* Commits do not sync (`synchronous=NORMAL`): `sync()` does, when the ledger says so. The first commit of a new log does,
-  whatever is set, so checkpoint() makes that one itself: it would hold up an event loop.
+* Commits do not sync (`synchronous=NORMAL`): `sync()` does, when the ledger says so. The first commit of a new log does
+  all the same, so checkpoint() makes that one itself: it would hold up an event loop.
 * Every connection is closed before a fork. SQLite keeps the locks of a process in memory, so a child with a copy of it
   takes none: its parent then removed the -wal under it, and what it had written was lost.
 """
@@ -289,7 +289,7 @@ class File:
         with self.transaction() as db:
             self._migrate(db)
             if self._wal_path.stat().st_size == 0:
-                db.execute(_BEGIN_LOG)
+                _begin_log(db)
         self._open_wal()
 
     def __del__(self) -> None:
@@ -327,9 +327,11 @@ class File:
             if not always and self._wal_path.stat().st_size < CHECKPOINT_BYTES:
                 return
         with _Transaction(self, self._thread(), ALONE) as db:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not always:
-                db.execute(_BEGIN_LOG)
+            (blocked, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not (blocked or always):
+                db.execute(WRITE)
+                _begin_log(db)
+                db.execute("COMMIT")
 
     def recover(self) -> None:
         """End what a Ctrl-C left open in this thread."""
@@ -538,7 +540,6 @@ class File:
         return LedgerError(f"{self.path} cannot be used ({exc}): {advice}")
 
 
-_BEGIN_LOG = "UPDATE clock SET at_us = at_us"
 _ADVICE = "move it away to begin a new ledger, or restore it from a backup; nothing was changed"
 _WHY = {
     sqlite3.SQLITE_FULL: "the disk is full; calls go on when there is space again",
@@ -547,6 +548,12 @@ _WHY = {
     sqlite3.SQLITE_CANTOPEN: "the file or its directory cannot be opened",
     sqlite3.SQLITE_CONSTRAINT: "a balance would become impossible; run Ledger.check()",
 }
+
+
+def _begin_log(db: Connection) -> None:
+    """Write something that changes nothing. There and back: SQLite sees through an update to the same value."""
+    for step in (1, -1):
+        db.execute("UPDATE clock SET at_us = at_us + ?", (step,))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

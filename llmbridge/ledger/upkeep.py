@@ -90,7 +90,7 @@ class Upkeep:
     def run(self) -> None:
         """The thread's life."""
         waiting: list[Step] = []
-        expiry_at = 0.0
+        expiry_at = sync_at = 0.0
         going = True
         while going:
             going = self._read(waiting)
@@ -99,12 +99,23 @@ class Upkeep:
             if waiting:
                 self._awake = True
                 time.sleep(random.uniform(0.0005, 0.002))
-            self._sync()
+            if self._at_once or not waiting or time.monotonic() >= sync_at:
+                self._sync()
+                sync_at = time.monotonic() + SYNC_S
             if time.monotonic() >= expiry_at:
                 expiry_at = time.monotonic() + EXPIRY_S
                 self._quietly(self._expire)
-            self._quietly(self._file.checkpoint)
+            if self._tidy not in waiting and not self._done(self._tidy):
+                waiting.append(self._tidy)  # one try a second was not enough: beside busy writers the log only grew
         self._finish(waiting)
+
+    def _tidy(self) -> None:
+        try:
+            self._file.checkpoint()
+        except LedgerBusy:
+            raise
+        except LedgerError as error:
+            log.warning("%s", error)
 
     def _read(self, waiting: list[Step]) -> bool:
         """Sleep until there is something to do, and for a second if it is not urgent; False at the end."""

@@ -6,16 +6,13 @@ import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbridge.provider.caps import CAPS, CHOICES, without_caps
 from llmbridge.provider.loading import litellm
 from llmbridge.provider.rates import asked_in
 from llmbridge.request import Request
 
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 # Byte-level BPE, and byte fallback, make at most one token of a byte of UTF-8. What providers add to the text:
 MESSAGE_TOKENS = 16  # role and delimiters; OpenAI's are 3 to 8
@@ -212,5 +209,5 @@ def _bytes(text: str) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _schema(response_model: type[BaseModel]) -> str:
+def _schema(response_model: Any) -> str:
     return _dumped(response_model.model_json_schema())
