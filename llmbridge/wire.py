@@ -10,24 +10,16 @@ garbage collector closes that inside the connection pool's lock, the thread hang
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import re
-import socket
 import threading
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpcore
 import httpx
 
-
-TAIL_BYTES = 65_536
-_REASON = re.compile(rb'"(?:finish|stop|done|completion|block)_?reason"\s*:\s*"[^"]', re.IGNORECASE)
+from llmbridge.exchange import Exchange
 
 
 class SecondRequest(Exception):
@@ -36,90 +28,6 @@ class SecondRequest(Exception):
 
 class RedirectRefused(Exception):
     """The provider answered with a redirect."""
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What went over the wire in one attempt.
-
-    Attributes:
-        deadline: time.monotonic() after which nothing of the answer is waited for, or None.
-        guard_at: the same for the next piece of a stream, moved on as the pieces come.
-        timeout_s: the longest wait for any one thing, as the caller gave it.
-        watched: LiteLLM was given a client of ours, so `requests` is the truth; else LiteLLM used its own.
-        provider: LiteLLM's name of the provider, once it is known.
-        requests: how many were sent, 0 or 1; a second one is refused.
-        response: the answer, from its headers on.
-        streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
-    """
-
-    deadline: float | None = None
-    guard_at: float | None = None
-    timeout_s: float | None = None
-    watched: bool = True
-    provider: str = ""
-    requests: int = 0
-    host: str | None = None
-    response: httpx.Response | None = None
-    streaming: bool = False
-    tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key
-    _tail_bytes: int = 0
-
-    @property
-    def status(self) -> int | None:
-        return self.response.status_code if self.response is not None else None
-
-    @property
-    def headers(self) -> httpx.Headers:
-        return self.response.headers if self.response is not None else httpx.Headers()
-
-    @property
-    def sent(self) -> bool:
-        """False if surely nothing was sent."""
-        return self.requests > 0 or not self.watched
-
-    def left_s(self, limit_s: float | None = None) -> float | None:
-        """How long to wait for the next thing: *limit_s* or less, never below a millisecond; None without any bound."""
-        ends = [at - time.monotonic() for at in (self.deadline, self.guard_at) if at is not None]
-        limits = [limit for limit in (limit_s, self.timeout_s) if limit is not None]
-        return max(min([*ends, *limits]), 0.001) if ends or limits else None
-
-    def late(self) -> bool:
-        """Whether the deadline or the guard has passed."""
-        return any(at is not None and time.monotonic() >= at for at in (self.deadline, self.guard_at))
-
-    def keep(self, piece: bytes) -> None:
-        """Add *piece* to the tail, and let go of what is further back."""
-        self.tail.append(piece)
-        self._tail_bytes += len(piece)
-        while self._tail_bytes - len(self.tail[0]) > TAIL_BYTES:
-            self._tail_bytes -= len(self.tail.popleft())
-
-    def names_its_end(self) -> bool:
-        """Whether the end of the answer's body gives a reason for ending, under any of the names in use for one."""
-        return _REASON.search(b"".join(self.tail)) is not None
-
-    def close(self) -> None:
-        """Give the connection back or hang up. Safe to call twice."""
-        if self.response is not None and isinstance(self.response.stream, httpx.SyncByteStream):
-            with contextlib.suppress(Exception):
-                self.response.close()
-
-    async def aclose(self) -> None:
-        """Same as close(), for an async exchange. Goes on to its end when the task is cancelled (again)."""
-        if self.response is not None and isinstance(self.response.stream, httpx.AsyncByteStream):
-            with contextlib.suppress(Exception):
-                await asyncio.shield(self.response.aclose())
-
-    def hang_up(self) -> None:
-        """Break the connection, from any thread and without an event loop: for a stream that was simply dropped."""
-        if self.response is None or self.response.is_closed:
-            return
-        stream = self.response.extensions.get("network_stream")
-        sock = stream.get_extra_info("socket") if stream is not None else None
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
 
 
 current: ContextVar[Exchange | None] = ContextVar("llmbridge_exchange", default=None)

@@ -17,7 +17,8 @@ PACKAGE = Path(llmbridge.__file__).parent
 ROWS = [
     {"errors", "money"},
     {"waiting", "redaction", "record", "params", "home"},
-    {"completion", "request", "wire"},
+    {"completion", "request", "exchange"},
+    {"wire"},
     {"provider", "fallback", "assembly", "ledger"},
     {"call"},
     {"streams"},
@@ -28,7 +29,7 @@ ROWS = [
 OWNERS = {
     "litellm": {"provider"},
     "openai": {"provider"},
-    "httpx": {"provider", "wire", "cassette"},
+    "httpx": {"provider", "wire", "exchange", "cassette"},
     "httpcore": {"wire"},
     "pydantic": {"completion", "bridge", "request"},
     "sqlite3": {"ledger"},

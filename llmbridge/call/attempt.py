@@ -12,13 +12,13 @@ from llmbridge.assembly import Assembly
 from llmbridge.call import charge
 from llmbridge.completion import Chunk, Completion, Embedding, Usage
 from llmbridge.errors import BudgetExceeded, InvalidOutput, ProviderError, StreamInterrupted, UnknownPrice
+from llmbridge.exchange import Exchange
 from llmbridge.ledger import Charge, Reservation
 from llmbridge.money import usd
 from llmbridge.provider import WorstCase
 from llmbridge.record import AttemptRecord, Reason
 from llmbridge.request import Request
 from llmbridge.waiting import wait, wait_async
-from llmbridge.wire import Exchange
 
 
 if TYPE_CHECKING:

@@ -1,15 +1,33 @@
-"""LiteLLM's edge: load it, ask it, read its answers, translate its errors. Nothing outside this package imports it."""
+"""LiteLLM's edge: load it, ask it, read its answers, translate its errors. Nothing outside this package imports it.
+
+Names are looked up when they are first used, so that what needs no provider imports no HTTP library.
+"""
 
 from __future__ import annotations
 
-from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
-from llmbridge.provider.caps import capped, has_cap
-from llmbridge.provider.loading import litellm
-from llmbridge.provider.pricing import Cost, checked_counts, cost
-from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
-from llmbridge.provider.source import Source
-from llmbridge.provider.translation import request_id
+import importlib
+from typing import TYPE_CHECKING, Any
 
+
+if TYPE_CHECKING:
+    from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
+    from llmbridge.provider.caps import capped, has_cap
+    from llmbridge.provider.loading import litellm
+    from llmbridge.provider.pricing import Cost, checked_counts, cost
+    from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
+    from llmbridge.provider.source import Source
+    from llmbridge.provider.translation import request_id
+
+_HOME = {
+    "bounds": ("WorstCase", "affordable", "floor_tokens", "seen_nanousd", "worst_case"),
+    "caps": ("capped", "has_cap"),
+    "loading": ("litellm",),
+    "pricing": ("Cost", "checked_counts", "cost"),
+    "sending": ("acomplete", "aembed", "astream", "complete", "embed", "stream"),
+    "source": ("Source",),
+    "translation": ("request_id",),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Cost",
@@ -32,3 +50,11 @@ __all__ = [
     "stream",
     "worst_case",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value

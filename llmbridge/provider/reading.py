@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmbridge.completion import Choice, Chunk, Completion, Embedding, Function, Message, ToolCall, ToolCallDelta, Usage
-from llmbridge.wire import Exchange
+from llmbridge.exchange import Exchange
 
 
 # Answers that say themselves what they cost, in dollars, and are believed.

@@ -7,10 +7,10 @@ from typing import Any
 
 from llmbridge import wire
 from llmbridge.completion import Chunk, Usage
+from llmbridge.exchange import Exchange
 from llmbridge.provider.reading import chunk_from, is_complete, response_model_of, usage_from
 from llmbridge.provider.translation import Translated, translate
 from llmbridge.request import Request
-from llmbridge.wire import Exchange
 
 
 class BrokenOff(Exception):

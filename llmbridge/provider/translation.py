@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator, Mapping
 
 from llmbridge import errors
+from llmbridge.exchange import Exchange
 from llmbridge.redaction import redact
-from llmbridge.wire import Exchange
 
 
 log = logging.getLogger("llmbridge")
