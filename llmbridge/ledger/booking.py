@@ -190,7 +190,10 @@ def _sum_steps(db: Connection, state: Counter, row: int, from_us: int, until_us:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who reserves: the attempt's id ("<call>.<number>"), and what its row says besides."""
+    """Who reserves: the attempt's id ("<call>.<number>"), and what its row says besides.
+
+    Raises ValueError for another id: records and reports find a call's attempts by it.
+    """
 
     attempt: str
     model: str = ""
@@ -199,9 +202,14 @@ class Asked:
     tags: str = "{}"
     reason: str = "initial"
 
+    def __post_init__(self) -> None:
+        call, _, number = self.attempt.partition(".")
+        if not call or not number.isdecimal():
+            raise ValueError(f"an attempt's id is its call's, a point and its number, not {self.attempt!r}")
+
     @property
     def call(self) -> str:
-        return self.attempt.rpartition(".")[0] or self.attempt
+        return self.attempt.partition(".")[0]
 
 
 def insert(db: Connection, asked: Asked, need: Need, counters: Sequence[Counter], at_us: int, lease_us: int) -> int:

@@ -148,6 +148,7 @@ def show_amount(unit: str, amount: int, *, short: bool = False) -> str:
     dollars = usd(amount)
     if short:
         return f"${dollars.normalize():f}"
-    digits = 2 if dollars == 0 or abs(dollars) >= 1 else 4 if abs(dollars) >= Decimal("0.01") else 6
+    size = abs(dollars)
+    digits = 2 if size == 0 or size >= 1 else 4 if size >= Decimal("0.01") else 6 if size >= Decimal("1e-6") else 9
     shown = f"{dollars:,.{digits}f}"
     return f"-${shown[1:]}" if shown.startswith("-") else f"${shown}"

@@ -13,11 +13,13 @@ from llmbridge.ledger.window import Span, window
 # once a second, so two processes may differ by one.
 _QUERIES = {
     "balance {0}: reserved is {2}, its entries say {1}": """
-        SELECT w.id, coalesce(sum(e.reserved), 0) AS expected, w.reserved FROM balance w
-        LEFT JOIN entry e ON e.balance = w.id GROUP BY w.id HAVING expected != w.reserved""",
+        SELECT w.id, coalesce(e.total, 0) AS expected, w.reserved FROM balance w
+        LEFT JOIN (SELECT balance, sum(reserved) AS total FROM entry GROUP BY balance) e ON e.balance = w.id
+        WHERE expected != w.reserved""",
     "balance {0}: settled is {2}, its entries say {1}": """
-        SELECT w.id, coalesce(sum(e.settled), 0) AS expected, w.settled FROM balance w
-        LEFT JOIN entry e ON e.balance = w.id GROUP BY w.id HAVING expected != w.settled""",
+        SELECT w.id, coalesce(e.total, 0) AS expected, w.settled FROM balance w
+        LEFT JOIN (SELECT balance, sum(settled) AS total FROM entry GROUP BY balance) e ON e.balance = w.id
+        WHERE expected != w.settled""",
     "reservation {0} is {2}, and its entries still hold {1}": """
         SELECT r.attempt, sum(e.reserved) AS held, r.state FROM reservation r JOIN entry e ON e.reservation = r.id
         WHERE r.state != 'reserved' GROUP BY r.id, e.balance HAVING held != 0""",
@@ -69,7 +71,9 @@ _QUERIES = {
         WHERE name = 'change' AND seq != kept""",
     "an entry ({0}) has no reservation": """
         SELECT e.reservation, 1, 0 FROM entry e LEFT JOIN reservation r ON r.id = e.reservation
-        WHERE r.id IS NULL AND e.kind != 'carried'""",
+        WHERE r.id IS NULL AND NOT (e.kind = 'carried' AND e.reservation = 0)""",
+    "an entry (of reservation {0}) is in counter {1}, which does not exist": """
+        SELECT e.reservation, e.balance, 0 FROM entry e LEFT JOIN balance w ON w.id = e.balance WHERE w.id IS NULL""",
     "entry {0} at {2} is before its reservation at {1}": """
         SELECT r.attempt, r.made_us, e.at_us FROM entry e JOIN reservation r ON r.id = e.reservation
         WHERE e.at_us < r.made_us - 1000000""",

@@ -346,7 +346,6 @@ class Ledger:
         self._upkeep.stop(wait_s=5.0)
         try:
             self._file.sync()
-            self._file.checkpoint(always=True)
         except LedgerError as error:
             log.debug("%s", error)
         self._file.close()
@@ -379,7 +378,11 @@ class Ledger:
     def _read(self, query: Callable[[Connection], T]) -> T:
         def step() -> T:
             with self._file.reading() as db:
-                return query(db)
+                try:
+                    return query(db)
+                except (ValueError, TypeError, LookupError, OverflowError):
+                    self._file.verify(db)  # a text that nobody can have written
+                    raise
 
         return wait(patiently(step, self._patience_s))
 

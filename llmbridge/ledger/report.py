@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from llmbridge.ledger import booking
 from llmbridge.ledger.budget import Budget, show_amount
 from llmbridge.ledger.rows import first_made, moment, period
 from llmbridge.ledger.sqlite import Connection
-from llmbridge.ledger.window import at, window
+from llmbridge.ledger.window import at, clocks, window
 from llmbridge.money import usd
 
 
@@ -117,8 +116,8 @@ def spend(
     db: Connection, *, by: tuple[str, ...], since: datetime | None, until: datetime | None, zone: str
 ) -> list[Spend]:
     """One Spend a group, dearest first."""
-    clocks = ZoneInfo(zone)
-    db.create_function("local", 2, lambda time_us, form: moment(time_us).astimezone(clocks).strftime(form))
+    there = clocks(zone)
+    db.create_function("local", 2, lambda time_us, form: moment(time_us).astimezone(there).strftime(form))
     # not SQLite's own JSON paths, which know no name with a quote in it and none that JSON writes with escapes
     db.create_function("tag", 2, functools.lru_cache(lambda tags, name: json.loads(tags).get(name)))
     groups, group_values = zip(*map(_group, by), strict=True) if by else ((), ())

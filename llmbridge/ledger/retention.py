@@ -78,5 +78,7 @@ def _drop_counters(db: Connection, now_us: int, before_us: int) -> None:
         )
         values = (budget, before_us, counted_us)
         rows = [row for (row,) in db.execute(gone, values)]
-        db.executemany("DELETE FROM entry WHERE reservation = 0 AND balance = ?", [(row,) for row in rows])
+        db.executemany(
+            "DELETE FROM entry WHERE reservation = 0 AND kind = 'carried' AND balance = ?", [(row,) for row in rows]
+        )
         db.executemany("DELETE FROM balance WHERE id = ?", [(row,) for row in rows])

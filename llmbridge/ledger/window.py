@@ -99,10 +99,7 @@ def window(text: str, zone: str) -> Window:
 
     Raises ValueError for anything else.
     """
-    try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
-        raise ValueError(f"there is no time zone {zone!r}; write it as 'Europe/Berlin'") from None
+    clocks(zone)
     if text in ("call", "hour", "day", "week", "month", "total"):
         return Window(text, zone=zone)  # type: ignore[arg-type]
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyz ").strip()
@@ -110,6 +107,14 @@ def window(text: str, zone: str) -> Window:
     if not digits.isdecimal() or unit not in _LENGTHS_S or not 0 < int(digits) <= 10_000:
         raise ValueError(f"{text!r} is no window; it is call, hour, day, week, month, total or a length such as 5h")
     return Window("rolling", int(digits) * _LENGTHS_S[unit] * SECOND_US, zone)
+
+
+def clocks(zone: str) -> ZoneInfo:
+    """The time zone of that name. Raises ValueError if there is none."""
+    try:
+        return ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
+        raise ValueError(f"there is no time zone {zone!r}; write it as 'Europe/Berlin'") from None
 
 
 def at(time_us: int, zone: str = "UTC") -> datetime:
