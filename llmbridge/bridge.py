@@ -19,7 +19,8 @@ from llmbridge import provider, request
 from llmbridge.call import Call
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
-from llmbridge.ledger import Budget, Ledger, budgets_of, default_path, distinct
+from llmbridge.home import ledger_path
+from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.params import EmbedParams, Params
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Request
@@ -96,7 +97,7 @@ class Bridge:
             return self._ledger
         if self._ledger is None:
             raise AttributeError("this Bridge has no ledger")
-        path = Path(self._ledger) if self._ledger else default_path()  # where the default one is may change: replay()
+        path = Path(self._ledger) if self._ledger else ledger_path()  # where the default one is may change: replay()
         with self._opening:
             if self._opened is None or self._opened.path != path:
                 self._opened = Ledger(path)

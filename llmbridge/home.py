@@ -22,6 +22,11 @@ def state_directory() -> Path:
     return _path(home) if home else _platform_directory()
 
 
+def ledger_path() -> Path:
+    """The ledger of whoever names none."""
+    return _ledger_in(state_directory())
+
+
 @contextmanager
 def elsewhere(directory: Path) -> Iterator[None]:
     """Keep state in *directory* inside the block, in the whole process."""
@@ -35,6 +40,11 @@ def elsewhere(directory: Path) -> Iterator[None]:
 @functools.cache  # asked at every call
 def _path(home: str) -> Path:
     return Path(home)
+
+
+@functools.lru_cache(maxsize=8)
+def _ledger_in(directory: Path) -> Path:
+    return directory / "ledger.db"
 
 
 @functools.cache

@@ -18,6 +18,17 @@ def nanousd(amount_usd: Decimal | float | str) -> int:
     return int((exact * NANO).to_integral_value(ROUND_CEILING))
 
 
+def checked_nanousd(actual_usd: Decimal | float | str) -> int:
+    """As nanousd(), for what a caller gave. Raises ValueError for what is no amount, or a negative one."""
+    try:
+        amount = nanousd(actual_usd)
+    except (ArithmeticError, ValueError, TypeError):
+        raise ValueError(f"{actual_usd!r} is no amount of dollars") from None
+    if isinstance(actual_usd, bool) or amount < 0:
+        raise ValueError(f"{actual_usd!r} is no amount of dollars")
+    return amount
+
+
 def usd(amount_nanousd: int) -> Decimal:
     """*amount_nanousd* in dollars, exactly."""
     return Decimal(amount_nanousd) / NANO

@@ -268,10 +268,11 @@ def _check_json(name: str, value: Any) -> None:
 
 
 def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    """Tags are short strings by name. Raises TypeError for anything else."""
+    """Tags are short strings by name. Raises TypeError or ValueError for anything else."""
     for name, value in (tags or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"tags are strings by name, not {name!r}: {value!r}")
+        _check_json("tags", [name, value])
     return dict(tags or {})
 
 

@@ -140,6 +140,22 @@ async def _read(bridge: Bridge, messages: Any, arguments: dict[str, Any]) -> Com
     return chunks.completion
 
 
+def assert_charged(record: CallRecord) -> None:
+    """What may have been billed is charged as uncertain, up to what was reserved for it; so says the ledger."""
+    ledger = default.default().ledger
+    (kept,) = ledger.records(id=record.id)
+    for attempt, row in zip(record.attempts, kept.attempts, strict=True):
+        assert (row.cost_usd, row.reserved_usd) == (attempt.cost_usd, attempt.reserved_usd)
+        assert (row.outcome, row.uncertain) == (attempt.outcome, attempt.uncertain)
+        if attempt.uncertain:
+            assert attempt.cost_usd is not None
+            assert attempt.reserved_usd is not None
+            assert 0 < attempt.cost_usd <= attempt.reserved_usd or attempt.provider == "ollama_chat"  # which is free
+    assert (record.uncertain, kept.cost_usd) == (True, record.cost_usd)
+    assert {spent.of["call"]: spent.cost_usd for spent in ledger.spend(by="call")}[record.id] == record.cost_usd
+    assert ledger.check() == []
+
+
 @pytest.fixture(scope="session", autouse=True)
 def litellm_quiet() -> None:
     """What LiteLLM says to stderr, a test has to ask for."""

@@ -19,7 +19,7 @@ ROWS = [
     {"waiting", "redaction", "record", "params", "home"},
     {"completion", "request", "exchange"},
     {"wire"},
-    {"provider", "fallback", "assembly", "ledger"},
+    {"provider", "fallback", "assembly", "ledger", "cache"},
     {"call"},
     {"streams"},
     {"bridge", "cassette"},
@@ -32,7 +32,8 @@ OWNERS = {
     "httpx": {"provider", "wire", "exchange", "cassette"},
     "httpcore": {"wire"},
     "pydantic": {"completion", "bridge", "request"},
-    "sqlite3": {"ledger"},
+    "sqlite3": {"ledger", "cache"},  # the connection under diskcache, which would open one a thread
+    "diskcache": {"cache"},
     "platformdirs": {"home"},
     "vcr": {"cassette"},
     "yaml": {"cassette"},

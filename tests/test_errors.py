@@ -9,6 +9,8 @@ import pickle
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
@@ -22,6 +24,22 @@ FIELDS = {"model": "openai/gpt-4o", "provider": "openai", "status": 503, "retry_
 ATTEMPT = AttemptRecord(number=1, model="openai/gpt-4o", provider="openai", reason="initial", status=503)
 ONE_OF_EACH: list[LLMBridgeError] = [
     errors.LLMBridgeError("m"),
+    errors.BudgetExceeded(
+        "m",
+        budget="$5/day",
+        unit="nanousd",
+        limit=5 * 10**9,
+        settled=4 * 10**9,
+        reserved=10**9,
+        needed=7,
+        resets_at=datetime(2026, 11, 22, tzinfo=UTC),
+        attempts=[ATTEMPT],
+    ),
+    errors.UnknownPrice("m"),
+    errors.LedgerError("m"),
+    errors.LedgerBusy("m"),
+    errors.LedgerCorrupt("m"),
+    errors.AlreadyResolved("m"),
     errors.CassetteMiss("m"),
     errors.DeadlineExceeded("m", deadline_s=2.0, attempts=[ATTEMPT]),
     errors.ProviderError("m", **FIELDS, sent=False),
@@ -85,6 +103,18 @@ def test_every_error_pickles_with_its_fields(error: LLMBridgeError, protocol: in
     assert (type(back), str(back), back.args, back.call_id) == (type(error), "m", ("m",), "call-7")
     assert {**vars(back), "errors": ()} == {**vars(error), "errors": ()}
     assert [str(inner) for inner in getattr(back, "errors", ())] == [str(e) for e in getattr(error, "errors", ())]
+
+
+@pytest.mark.parametrize("unit", ["nanousd", "tokens", "requests"])
+def test_what_a_budget_lacks_is_told_in_its_unit_and_dollars_only_of_dollars(unit: str) -> None:
+    error = errors.BudgetExceeded(
+        "m", budget="b", unit=unit, limit=5_000_000_001, settled=2, reserved=1, needed=10**9, resets_at=None
+    )
+
+    assert (error.limit, error.settled, error.reserved, error.needed) == (5_000_000_001, 2, 1, 10**9)
+    dollars = [Decimal("5.000000001"), Decimal("2e-9"), Decimal("1e-9"), Decimal(1)]
+    told = [error.limit_usd, error.settled_usd, error.reserved_usd, error.needed_usd]
+    assert told == (dollars if unit == "nanousd" else [None] * 4)
 
 
 def test_a_note_survives_pickling() -> None:

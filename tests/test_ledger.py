@@ -512,15 +512,15 @@ def test_passing_two_thresholds_at_once_announces_the_higher(ledger: Ledger) -> 
     assert ledger.reserve("c3.1", Need(0, 0), [DAY]).alerts == ()
 
 
-def test_the_first_refusal_in_a_window_announces_the_limit(ledger: Ledger) -> None:
+def test_the_first_refusal_that_stands_in_a_window_announces_the_limit(ledger: Ledger) -> None:
     held(ledger.reserve("c1.1", cents(90), [DAY]))
 
-    first, again = (refused(ledger.reserve(f"c{number}.1", cents(20), [DAY])) for number in (2, 3))
+    first, again = (ledger.announce(refused(ledger.reserve(f"c{number}.1", cents(20), [DAY]))) for number in (2, 3))
 
-    assert [alert.message for alert in first.alerts] == [
-        "budget 'day' has reached 100%: $0.00 of $1.00 is spent, $0.9000 held; a call was refused"
+    assert [alert.message for alert in first] == [
+        "budget 'day' has refused a call of up to $0.2000: $0.00 of $1.00 is spent, $0.9000 held"
     ]
-    assert again.alerts == ()
+    assert again == ()
 
 
 def test_each_counter_announces_for_itself_and_says_whose_it_is(ledger: Ledger) -> None:
@@ -556,8 +556,7 @@ def test_a_cap_on_trial_lets_through_and_says_so_once(ledger: Ledger, caplog: py
     assert again.alerts == ()
     (message,) = caplog.messages
     assert message == (
-        "budget 'trial' has reached 100%: $0.00 of $0.1000 is spent; a call was let through beyond it"
-        " (on_exceed='warn')"
+        "budget 'trial' would have refused a call of up to $0.6000, and only warns: $0.00 of $0.1000 is spent"
     )
     assert only(ledger.balance(trial)).reserved == 120 * CENT
 

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 
 from llmbridge.errors import AlreadyResolved, LedgerBusy, LedgerCorrupt, LedgerError
-from llmbridge.ledger import Budget, Charge, Ledger, Need, Reservation, sqlite, upkeep
+from llmbridge.ledger import Budget, Charge, Ledger, Need, Reservation, place, sqlite, upkeep
 from llmbridge.record import AttemptRecord
 from llmbridge.waiting import wait_async
 from tests.ledger_worker import WAIT_S, Worker, main, ready, say
@@ -443,7 +443,7 @@ def test_a_symbolic_link_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
 def test_a_network_file_system_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(sqlite, "_file_system", lambda _: kind)
+    monkeypatch.setattr(place, "file_system", lambda _: kind)
     with pytest.raises(LedgerError, match=rf"ledger\.db is on a network file system \({kind}\).*use a local disk"):
         Ledger(path)
     assert not path.exists()
@@ -451,10 +451,10 @@ def test_a_network_file_system_is_refused(path: Path, monkeypatch: pytest.Monkey
 
 def test_the_file_system_of_a_directory_is_found_where_it_is_mounted(tmp_path: Path) -> None:
     with _mounted("-t", "tmpfs", "tmpfs", at=tmp_path / "a disk") as disk:
-        assert sqlite._file_system(disk) == "tmpfs"
+        assert place.file_system(disk) == "tmpfs"
         (disk / "inner").mkdir()
-        assert sqlite._file_system(disk / "inner") == "tmpfs"
-    assert sqlite._file_system(Path("/proc/self")) == "proc"
+        assert place.file_system(disk / "inner") == "tmpfs"
+    assert place.file_system(Path("/proc/self")) == "proc"
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:ledger.db?mode=memory"])

@@ -28,6 +28,7 @@ T = TypeVar("T")
 # Beyond the call's deadline: what a process needs to resolve what it has reserved.
 LEASE_MARGIN_S = 60.0
 CLAMPS = 3  # others may take what was free a moment ago
+UNCAPPED_PATIENCE_S = 1.0  # a call that no cap applies to is worth more than its row in the ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,12 @@ class Refused(Exception):
     def __init__(self, error: BudgetExceeded, refusal: Refusal, nanousd: int | None) -> None:
         super().__init__(str(error))
         self.error = error
-        self.downgrade = refusal.on_exceed == "downgrade"
+        self.refusal = refusal
         self.nanousd = nanousd
-        self.alerts = refusal.alerts
+
+    @property
+    def downgrade(self) -> bool:
+        return self.refusal.on_exceed == "downgrade"
 
 
 def admit(ledger: Ledger | None, request: Request, budgets: Sequence[Budget], applicant: Applicant) -> Pauses[Admitted]:
@@ -101,21 +105,27 @@ def _reserve(
         budgets=budgets,
         tags=applicant.tags,
         lease_s=applicant.remaining_s + LEASE_MARGIN_S,
-        patience_s=applicant.remaining_s,
+        patience_s=applicant.remaining_s if budgets else min(applicant.remaining_s / 2, UNCAPPED_PATIENCE_S),
     )
+
+    def again() -> Pauses[Reservation | Refusal]:
+        try:
+            return (yield from reserve(_need(worst)))
+        except LedgerError:  # what was refused stays so, also if the ledger fails open
+            return made
+
     made = yield from reserve(_need(worst))
-    alerts, at_first, clamps = made.alerts, worst.nanousd, 0
+    at_first, clamps = worst.nanousd, 0
     if isinstance(made, Refusal) and made.counter.budget.unit != "requests":
         worst = yield from _in_thread(functools.partial(worst_case, request, counted=True))
-        made = yield from reserve(_need(worst))
+        made = yield from again()
     while isinstance(made, Refusal) and clamps < CLAMPS and _may_clamp(made, applicant, capped=capped):
         smaller = _clamped(request, worst, made)
         if smaller is None:
             break
         request, clamps = smaller, clamps + 1
         worst = yield from _in_thread(functools.partial(worst_case, request, counted=True))
-        made = yield from reserve(_need(worst))
-    made.alerts = alerts + tuple(alert for alert in made.alerts if alert not in alerts)
+        made = yield from again()
     if isinstance(made, Refusal):
         raise Refused(made.error(_described(request)), made, at_first)
     return Admitted(request, worst, made)

@@ -149,7 +149,6 @@ class Call:
 
     def _refused(self, attempt: Attempt, refused: Refused) -> BudgetExceeded | None:
         """The error, or None if *attempt* now asks the next candidate that is cheaper; dearer ones are dropped."""
-        self.record.alerts += refused.alerts
         while refused.downgrade and self._upcoming:
             request, _ = self._upcoming.popleft()
             cost = admission.worst_case(request).nanousd
@@ -157,6 +156,8 @@ class Call:
                 attempt.ask(request, "downgrade")
                 return None
         refused.error.attempts = tuple(self._records)
+        if self.ledger is not None:
+            self.record.alerts += self.ledger.announce(refused.refusal)
         return refused.error
 
     def _check_time(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llmbridge.ledger.booking import Asked, Charge, Need
+from llmbridge.ledger.booking import Asked, Charge, Need, Reservation
 from llmbridge.ledger.budget import Budget, budgets_of, distinct
-from llmbridge.ledger.ledger import Ledger, Reservation, close_ledgers, default_path
+from llmbridge.ledger.ledger import Ledger, close_ledgers
 from llmbridge.ledger.refusal import Refusal
 from llmbridge.ledger.report import Balance, Spend
 
@@ -21,6 +21,5 @@ __all__ = [
     "Spend",
     "budgets_of",
     "close_ledgers",
-    "default_path",
     "distinct",
 ]

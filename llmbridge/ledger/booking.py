@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from llmbridge.errors import AlreadyResolved, LedgerError
 from llmbridge.ledger.budget import LARGEST, Budget, Unit
-from llmbridge.ledger.sqlite import Connection
+from llmbridge.ledger.transaction import Connection
+from llmbridge.record import BudgetAlert
 
 
 _CHANGED = (
@@ -186,6 +187,22 @@ def _sum_steps(db: Connection, state: Counter, row: int, from_us: int, until_us:
         state.settled += settled
         state.alerted = max(state.alerted, alerted)
         state.steps.append((starts_us, reserved + settled))
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Money held for one attempt. Resolve it with Ledger.settle() or Ledger.release(), once."""
+
+    attempt: str
+    need: Need
+    counters: tuple[Counter, ...] = ()
+    alerts: tuple[BudgetAlert, ...] = ()
+    row: int = 0
+
+    @property
+    def parts(self) -> list[Part]:
+        """What it took from each counter."""
+        return [Part(each.id, each.budget.unit, self.need.of(each.budget.unit)) for each in self.counters]
 
 
 @dataclass(frozen=True, slots=True)

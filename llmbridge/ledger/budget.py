@@ -125,6 +125,16 @@ def distinct(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
     return tuple(by_name.values())
 
 
+def known_as(budget: Budget | str) -> str:
+    """The name of *budget*, which is given as itself, by its name, or by its text in any spelling."""
+    if isinstance(budget, Budget):
+        return budget.name
+    try:
+        return Budget(budget).name
+    except ValueError:
+        return budget
+
+
 def parse_amount(text: str) -> tuple[Unit, int]:
     """Unit and amount of "$5", "200k tokens", "1000 requests". Raises ValueError."""
     found = _AMOUNT.fullmatch(text) if isinstance(text, str) and len(text) <= _LONGEST else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from llmbridge.ledger.sqlite import Connection
+from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.window import Span, window
 
 

@@ -10,61 +10,35 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import Literal
 
-from llmbridge.errors import LedgerBusy, LedgerError
-from llmbridge.home import state_directory
-from llmbridge.ledger import booking, check, report, retention, rows
-from llmbridge.ledger.booking import Asked, Charge, Counter, Need, Part
-from llmbridge.ledger.budget import Budget, parse_amount
-from llmbridge.ledger.refusal import Refusal, alert_for, refusal_of
-from llmbridge.ledger.report import Balance, Spend
-from llmbridge.ledger.sqlite import Connection, File
+from llmbridge.errors import AlreadyResolved, LedgerBusy, LedgerError
+from llmbridge.home import ledger_path
+from llmbridge.ledger import booking, retention, rows
+from llmbridge.ledger.booking import Asked, Charge, Need, Reservation, Standing
+from llmbridge.ledger.budget import Budget, known_as, parse_amount
+from llmbridge.ledger.questions import Questions
+from llmbridge.ledger.refusal import Refusal, announce, refusal_of, say
+from llmbridge.ledger.sqlite import File
+from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.upkeep import Upkeep
-from llmbridge.money import nanousd
+from llmbridge.money import checked_nanousd
 from llmbridge.record import AttemptRecord, BudgetAlert, CallRecord
 from llmbridge.waiting import Pauses, patiently, wait
 
 
 log = logging.getLogger("llmbridge")
-T = TypeVar("T")
 Durability = Literal["second", "power"]
 CLOCK_US = 1_000_000
+AHEAD_US = 60 * CLOCK_US
 _open: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 
-@dataclass(slots=True)
-class Reservation:
-    """Money held for one attempt. Resolve it with Ledger.settle() or Ledger.release(), once."""
-
-    attempt: str
-    need: Need
-    counters: tuple[Counter, ...] = ()
-    alerts: tuple[BudgetAlert, ...] = ()
-    row: int = 0
-
-    @property
-    def parts(self) -> list[Part]:
-        """What it took from each counter."""
-        return [Part(each.id, each.budget.unit, self.need.of(each.budget.unit)) for each in self.counters]
-
-
-def default_path() -> Path:
-    """The ledger of whoever names none."""
-    return _in(state_directory())
-
-
-@functools.lru_cache(maxsize=8)
-def _in(directory: Path) -> Path:
-    return directory / "ledger.db"
-
-
-class Ledger:
+class Ledger(Questions):
     """Budgets, reservations and what every call cost, in one SQLite file that any number of processes share.
 
     Args:
@@ -104,7 +78,7 @@ class Ledger:
             raise ValueError(f"patience_s is a number of seconds, not {patience_s!r}")
         if path is not None and str(path).startswith((":memory:", "file:")):
             raise ValueError("a ledger is a file that processes share, so it cannot be in memory")
-        self.path = Path(path) if path is not None else default_path()
+        self.path = Path(path) if path is not None else ledger_path()
         self.durability = durability
         self.fail_open = fail_open
         self.charge_5xx = charge_5xx
@@ -113,6 +87,7 @@ class Ledger:
         self._rows: dict[Budget, int] = {}
         self._latest_us = 0
         self._stored = (-1, 0)
+        self._said_ahead = False
         self._file = wait(patiently(lambda: File(self.path), patience_s))
         self._upkeep = Upkeep(self._file, functools.partial(_expire, self._file, clock), at_once=durability == "power")
         weakref.finalize(self, self._upkeep.stop).atexit = False
@@ -149,6 +124,8 @@ class Ledger:
     ) -> Pauses[Reservation | Refusal]:
         """Same as reserve(), as pauses; waits no longer than *patience_s*, nor than the ledger's own."""
         asked = attempt if isinstance(attempt, Asked) else Asked(attempt, tags=json.dumps(tags) if tags else "{}")
+        if not (math.isfinite(lease_s) and lease_s > 0):
+            raise ValueError(f"lease_s is a number of seconds above 0, not {lease_s!r}")
         applying = [budget for budget in budgets if budget.covers(asked.model)]
         for budget in applying:
             need.of(budget.unit)  # raises here rather than halfway
@@ -175,9 +152,7 @@ class Ledger:
         call: CallRecord | None = None,
         attempt: tuple[Reservation, AttemptRecord, Charge] | None = None,
     ) -> tuple[BudgetAlert, ...]:
-        """Resolve an attempt, record a call that is over, or both in one transaction; at once or as soon as possible.
-
-        Returns the thresholds that were reached by it, as far as it could be written at once.
+        """Resolve an attempt, record a call that is over, or both in one transaction; returns the alerts that follow.
 
         For the end of a call: it raises nothing, waits for nobody and may run in the garbage collector. What cannot be
         written now is written by a thread; if that fails too, the reservation expires.
@@ -204,6 +179,19 @@ class Ledger:
         except LedgerError:
             self._upkeep.later(step)
 
+    def announce(self, refusal: Refusal) -> tuple[BudgetAlert, ...]:
+        """Announce that a budget has refused a call, if nobody was told in this window. Never raises.
+
+        Not done by reserve(): a closer look, a shorter answer or a cheaper model may still fit.
+        """
+        try:
+            with self._file.transaction() as db:
+                alerts = announce(db, [refusal.counter], refusal.need, refused=True)
+        except LedgerError:
+            return ()
+        say(alerts)
+        return alerts
+
     def expire(self) -> int:
         """Charge what is reserved by leases that are over, as uncertain; returns how many there were.
 
@@ -226,7 +214,7 @@ class Ledger:
             LedgerError: there is no such call or attempt.
             ValueError: not an amount, or above the charge.
         """
-        amount = _amount(actual_usd)
+        amount = checked_nanousd(actual_usd)
 
         def step() -> None:
             with self._file.transaction() as db:
@@ -248,7 +236,7 @@ class Ledger:
 
         Lowered below what is spent, nothing is admitted any more; what is under way goes on.
         """
-        name = budget.name if isinstance(budget, Budget) else budget
+        name = known_as(budget)
         if until is not None and until.tzinfo is None:
             raise ValueError("until= needs a time zone: datetime(..., tzinfo=UTC)")
         until_us = None if until is None else int(until.timestamp() * 1e6)
@@ -259,69 +247,11 @@ class Ledger:
 
         def step() -> None:
             with self._file.transaction() as db:
-                units = [unit] if unit is not None else rows.units(db, name)
-                for each in units:
-                    db.execute(
-                        "INSERT INTO change (at_us, budget, unit, amount, until_us, reason) VALUES (?, ?, ?, ?, ?, ?)",
-                        (self._now(db), name, each, amount, until_us, reason),
-                    )
+                rows.write_change(db, name, unit, (self._now(db), amount, until_us, reason))
             self._upkeep.dirty()
 
         wait(patiently(step, self._patience_s))
         log.info("budget %r: limit set to %s", name, limit or "what the programs say")
-
-    def changes(self) -> list[dict[str, Any]]:
-        """Every change of a limit at run time, oldest first: the audit trail."""
-        return self._read(report.changes)
-
-    def balance(self, budget: Budget | str | None = None) -> list[Balance]:
-        """Where the counters stand now: of *budget* (or the budget of that name), or of all."""
-        self.expire()
-        return self._read(functools.partial(report.balances, budget=budget, clock_us=self._clock_us()))
-
-    def records(
-        self,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        id: str | None = None,
-        limit: int = 10_000,
-    ) -> list[CallRecord]:
-        """The recorded calls, oldest first, the latest *limit* of them. No prompt and no answer is in them."""
-        self.expire()
-        return self._read(functools.partial(rows.records, since=since, until=until, id=id, limit=limit))
-
-    def spend(
-        self,
-        by: str | Sequence[str] = (),
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        zone: str = "UTC",
-    ) -> list[Spend]:
-        """What was spent, in groups, dearest first.
-
-        Args:
-            by: "model", "provider", "verb", "call", "hour", "day", "week", "month", or the name of a tag ("user",
-                "tag:user"); or several. Nothing: one row, the total.
-            since, until: aware datetimes; when the attempts were made.
-            zone: whose days, weeks and months.
-        """
-        self.expire()
-        groups = (by,) if isinstance(by, str) else tuple(by)
-        return self._read(functools.partial(report.spend, by=groups, since=since, until=until, zone=zone))
-
-    def export(self, file: IO[str], format: Literal["json", "csv"] = "json", *, since: datetime | None = None) -> int:
-        """Write the recorded attempts to *file*, as JSON lines or CSV; returns how many."""
-        self.expire()
-        return self._read(functools.partial(rows.export, file=file, format=format, since=since))
-
-    def check(self) -> list[str]:
-        """Recompute every balance from the entries, and whatever else is kept twice; returns every difference.
-
-        Reads the whole file: some seconds for a million calls.
-        """
-        return self._read(check.differences)
 
     def compact(self, older_than_days: float) -> int:
         """Fold calls older than that into totals by day, and take their details out; returns how many attempts.
@@ -357,9 +287,6 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _clock_us(self) -> int:
-        return int(self._clock() * 1e6)
-
     def _now(self, db: Connection) -> int:
         """The ledger's time, which goes back for no transaction.
 
@@ -372,19 +299,16 @@ class Ledger:
             self._file.check_files()
             now = booking.now_us(db, now)
             self._stored = stored
+        if now - clock > AHEAD_US and not self._said_ahead:
+            self._said_ahead = True
+            log.warning(
+                "the time of %s is %.0f s ahead of this machine's clock, which was set back: windows and leases end"
+                " when it has caught up",
+                self.path,
+                (now - clock) / 1e6,
+            )
         self._latest_us = now
         return now
-
-    def _read(self, query: Callable[[Connection], T]) -> T:
-        def step() -> T:
-            with self._file.reading() as db:
-                try:
-                    return query(db)
-                except (ValueError, TypeError, LookupError, OverflowError):
-                    self._file.verify(db)  # a text that nobody can have written
-                    raise
-
-        return wait(patiently(step, self._patience_s))
 
     def _reserve(
         self, asked: Asked, need: Need, budgets: list[Budget], tags: Mapping[str, str], lease_us: int
@@ -402,10 +326,11 @@ class Ledger:
             if made is None:
                 row = booking.insert(db, asked, need, counters, now, lease_us)
                 made = Reservation(asked.attempt, need, tuple(counters), row=row)
-            made.alerts = _alerts(db, counters, need, refused=isinstance(made, Refusal))
+                made.alerts = announce(db, counters, need)
         self._rows.update(fresh)  # not before the commit
         self._upkeep.dirty()
-        _announce(made.alerts)
+        if isinstance(made, Reservation):
+            say(made.alerts)
         return made
 
     def _resolve(self, attempt: Reservation | str, charge: Charge, state: str) -> None:
@@ -422,16 +347,24 @@ class Ledger:
             now = self._now(db)
             if attempt is not None:
                 reservation, record, charge = attempt
-                state = "settled" if record.outcome == "answered" or charge.nanousd != 0 else "released"
-                standings = booking.resolve(
-                    db, reservation.row, reservation.parts, charge, state, now, rows.facts_of(record)
-                )
-                alerts = _alerts(db, [each.at(standings) for each in reservation.counters if each.id in standings])
+                standings = self._settled(db, reservation, record, charge, now)
+                alerts = announce(db, [each.at(standings) for each in reservation.counters if each.id in standings])
             if call is not None:
                 rows.write_call(db, call)
         self._upkeep.dirty()
-        _announce(alerts)
+        say(alerts)
         return alerts
+
+    def _settled(
+        self, db: Connection, reservation: Reservation, record: AttemptRecord, charge: Charge, now: int
+    ) -> dict[int, Standing]:
+        state = "settled" if record.outcome == "answered" or charge.nanousd != 0 else "released"
+        facts = rows.facts_of(record)
+        try:
+            return booking.resolve(db, reservation.row, reservation.parts, charge, state, now, facts)
+        except AlreadyResolved as error:  # Ctrl-C after the commit has it done again
+            log.warning("%s", error)
+            return {}
 
     def _forget(self, attempt: str) -> None:
         with self._file.transaction() as db:
@@ -446,32 +379,6 @@ def _expire(file: File, clock: Callable[[], float]) -> int:
             return 0
     with file.transaction() as db:
         return booking.expire(db, booking.now_us(db, int(clock() * 1e6)))
-
-
-def _alerts(
-    db: Connection, counters: Iterable[Counter], need: Need | None = None, *, refused: bool = False
-) -> tuple[BudgetAlert, ...]:
-    found = []
-    for each in counters:
-        if alert := alert_for(each, need, refused=refused):
-            found.append(alert)
-            db.execute("UPDATE balance SET alerted = max(alerted, ?) WHERE id = ?", (int(alert.share * 1000), each.id))
-    return tuple(found)
-
-
-def _announce(alerts: Iterable[BudgetAlert]) -> None:
-    for alert in alerts:
-        log.warning("%s", alert.message)
-
-
-def _amount(actual_usd: Decimal | float | str) -> int:
-    try:
-        amount = nanousd(actual_usd)
-    except (ArithmeticError, ValueError, TypeError):
-        raise ValueError(f"{actual_usd!r} is no amount of dollars") from None
-    if isinstance(actual_usd, bool) or amount < 0:
-        raise ValueError(f"{actual_usd!r} is no amount of dollars")
-    return amount
 
 
 @atexit.register

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from llmbridge.errors import BudgetExceeded
 from llmbridge.ledger.booking import Counter, Need
 from llmbridge.ledger.budget import OnExceed, show_amount
+from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.window import at
 from llmbridge.record import BudgetAlert
 
 
+log = logging.getLogger("llmbridge")
 # The strictest of the budgets that refuse has the word.
 _STRICTNESS: tuple[OnExceed, ...] = ("refuse", "downgrade", "clamp")
 
@@ -29,7 +32,6 @@ class Refusal:
     headroom_nanousd: int | None
     headroom_tokens: int | None
     at_us: int
-    alerts: tuple[BudgetAlert, ...] = ()
 
     @property
     def resets_at(self) -> datetime | None:
@@ -112,11 +114,14 @@ def alert_for(counter: Counter, need: Need | None, *, refused: bool = False) -> 
     what = f"{spent} of {total} is spent" + (
         f", {show_amount(budget.unit, counter.reserved)} held" if counter.reserved else ""
     )
-    end = {
-        True: "; a call was let through beyond it (on_exceed='warn')",
-        False: "; a call was refused" if refused and passes else "",
-    }
-    message = f"budget {budget.name!r}{_whose(counter)} has reached {highest:.0%}: {what}{end[passed]}"
+    needed = show_amount(budget.unit, need.of(budget.unit)) if need is not None else ""
+    if passed:
+        event = f"would have refused a call of up to {needed}, and only warns"
+    elif refused and passes:
+        event = f"has refused a call of up to {needed}"
+    else:
+        event = f"has reached {highest:.0%}"
+    message = f"budget {budget.name!r}{_whose(counter)} {event}: {what}"
     tags = dict(zip(budget.per, json.loads(counter.scope), strict=True))
     return BudgetAlert(budget.name, highest, message, tags, passed)
 
@@ -131,3 +136,21 @@ def _whose(counter: Counter) -> str:
     if not values:
         return ""
     return f" ({', '.join(f'{name}={value}' for name, value in zip(counter.budget.per, values, strict=True))})"
+
+
+def announce(
+    db: Connection, counters: Iterable[Counter], need: Need | None = None, *, refused: bool = False
+) -> tuple[BudgetAlert, ...]:
+    """The alerts that *counters* give rise to, noted in them so that each is given once."""
+    found = []
+    for each in counters:
+        if alert := alert_for(each, need, refused=refused):
+            found.append(alert)
+            db.execute("UPDATE balance SET alerted = max(alerted, ?) WHERE id = ?", (int(alert.share * 1000), each.id))
+    return tuple(found)
+
+
+def say(alerts: Iterable[BudgetAlert]) -> None:
+    """Into the log, once they are committed."""
+    for alert in alerts:
+        log.warning("%s", alert.message)

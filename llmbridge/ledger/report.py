@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from llmbridge.ledger import booking
-from llmbridge.ledger.budget import Budget, show_amount
+from llmbridge.ledger.budget import Budget, known_as, show_amount
 from llmbridge.ledger.rows import first_made, moment, period
-from llmbridge.ledger.sqlite import Connection
+from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.window import at, clocks, window
 from llmbridge.money import usd
 
@@ -152,7 +152,7 @@ def balances(db: Connection, *, budget: Budget | str | None, clock_us: int) -> l
     """The counters that count now."""
     (latest,) = db.execute("SELECT at_us FROM clock").fetchone()
     now = max(latest, clock_us)
-    name = budget.name if isinstance(budget, Budget) else budget
+    name = None if budget is None else known_as(budget)
     found = []
     for row, *declared in db.execute(
         "SELECT id, name, unit, window, zone, per, amount FROM budget WHERE ? IS NULL OR name = ? ORDER BY id",
@@ -185,6 +185,7 @@ def _counters(db: Connection, row: int, budget: Budget, now: int) -> list[Balanc
     limit = booking.limit_of(db, budget, now)
     query = (
         "SELECT scope, sum(settled), sum(reserved) FROM balance WHERE budget = ? AND starts_us >= ? AND starts_us <= ?"
+        " AND (call = '' OR reserved > 0)"  # of a budget by the call, those under way
         " GROUP BY scope, call ORDER BY scope, call"
     )
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmbridge.ledger.sqlite import Connection
+from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.window import window
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,11 +12,12 @@ from typing import IO, Any
 
 from llmbridge.errors import AlreadyResolved, LedgerError
 from llmbridge.ledger.booking import Facts
-from llmbridge.ledger.sqlite import Connection
+from llmbridge.ledger.transaction import Connection
 from llmbridge.money import nanousd, usd
 from llmbridge.record import AttemptRecord, CallRecord, sum_usd
 
 
+log = logging.getLogger("llmbridge")
 # An error's text may quote the prompt, so it stays out.
 _ATTEMPT = (
     "reason", "outcome", "error_type", "kind", "status", "input_tokens", "output_tokens", "cached_tokens",
@@ -84,11 +86,24 @@ def uncertain_attempt(db: Connection, id: str) -> str:
 
 
 def units(db: Connection, budget: str) -> list[str]:
-    """The units of the budgets of that name. Raises LedgerError if there is none."""
-    found = [unit for (unit,) in db.execute("SELECT DISTINCT unit FROM budget WHERE name = ?", (budget,))]
-    if not found:
+    """The units of the budgets of that name."""
+    return [unit for (unit,) in db.execute("SELECT DISTINCT unit FROM budget WHERE name = ?", (budget,))]
+
+
+def write_change(
+    db: Connection, budget: str, unit: str | None, change: tuple[int, int | None, int | None, str]
+) -> None:
+    """A limit set at run time: (when, amount, until, reason); *unit* None: in whatever the budgets of that name count.
+
+    Raises LedgerError if there is none of that name to go back to its own limit.
+    """
+    known = units(db, budget)
+    if unit is None and not known:
         raise LedgerError(f"the ledger knows no budget {budget!r}")
-    return found
+    if unit is not None and unit not in known:
+        log.warning("no call has counted by budget %r in %s yet; its limit is set all the same", budget, unit)
+    put = "INSERT INTO change (budget, unit, at_us, amount, until_us, reason) VALUES (?, ?, ?, ?, ?, ?)"
+    db.executemany(put, [(budget, each, *change) for each in ([unit] if unit is not None else known)])
 
 
 def records(
@@ -138,7 +153,7 @@ def _attempts(db: Connection, call: str) -> Iterator[AttemptRecord]:
             cost_usd=_usd(cost),
             reserved_usd=_usd(reserved),
             uncertain=bool(uncertain),
-            sent=state != "released" or fields.get("status") is not None,
+            sent=state != "released" or bool(uncertain) or fields.get("status") is not None,
             **{**fields, "estimated": bool(fields.get("estimated"))},
         )
 

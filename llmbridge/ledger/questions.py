@@ -1,0 +1,97 @@
+"""What a Ledger can be asked: the half of it that writes nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import IO, Any, Literal, TypeVar
+
+from llmbridge.ledger import check, report, rows
+from llmbridge.ledger.budget import Budget
+from llmbridge.ledger.report import Balance, Spend
+from llmbridge.ledger.sqlite import File
+from llmbridge.ledger.transaction import Connection
+from llmbridge.record import CallRecord
+from llmbridge.waiting import patiently, wait
+
+
+T = TypeVar("T")
+
+
+class Questions:
+    """Ledger's reports. Each is a snapshot, charges what has expired before, and raises LedgerError."""
+
+    _file: File
+    _clock: Callable[[], float]
+    _patience_s: float
+
+    def expire(self) -> int:
+        raise NotImplementedError
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Every change of a limit at run time, oldest first: the audit trail."""
+        return self._read(report.changes)
+
+    def balance(self, budget: Budget | str | None = None) -> list[Balance]:
+        """Where the counters stand now: of *budget* (or the budget of that name), or of all."""
+        self.expire()
+        return self._read(functools.partial(report.balances, budget=budget, clock_us=self._clock_us()))
+
+    def records(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        id: str | None = None,
+        limit: int = 10_000,
+    ) -> list[CallRecord]:
+        """The recorded calls, oldest first, the latest *limit* of them. No prompt and no answer is in them."""
+        self.expire()
+        return self._read(functools.partial(rows.records, since=since, until=until, id=id, limit=limit))
+
+    def spend(
+        self,
+        by: str | Sequence[str] = (),
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        zone: str = "UTC",
+    ) -> list[Spend]:
+        """What was spent, in groups, dearest first.
+
+        Args:
+            by: "model", "provider", "verb", "call", "hour", "day", "week", "month", or the name of a tag ("user",
+                "tag:user"); or several. Nothing: one row, the total.
+            since, until: aware datetimes; when the attempts were made.
+            zone: whose days, weeks and months.
+        """
+        self.expire()
+        groups = (by,) if isinstance(by, str) else tuple(by)
+        return self._read(functools.partial(report.spend, by=groups, since=since, until=until, zone=zone))
+
+    def export(self, file: IO[str], format: Literal["json", "csv"] = "json", *, since: datetime | None = None) -> int:
+        """Write the recorded attempts to *file*, as JSON lines or CSV; returns how many."""
+        self.expire()
+        return self._read(functools.partial(rows.export, file=file, format=format, since=since))
+
+    def check(self) -> list[str]:
+        """Recompute every balance from the entries, and whatever else is kept twice; returns every difference.
+
+        Reads the whole file: some seconds for a million calls.
+        """
+        return self._read(check.differences)
+
+    def _clock_us(self) -> int:
+        return int(self._clock() * 1e6)
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        def step() -> T:
+            with self._file.reading() as db:
+                try:
+                    return query(db)
+                except (ValueError, TypeError, LookupError, OverflowError):
+                    self._file.verify(db)  # a text that nobody can have written
+                    raise
+
+        return wait(patiently(step, self._patience_s))
