@@ -323,6 +323,8 @@ class Ledger(Questions):
                     row = fresh[budget] = booking.budget_id(db, budget)
                 counters.append(booking.counter(db, budget, row, budget.scope(tags), asked.call, now))
             made: Reservation | Refusal | None = refusal_of(counters, need, now)
+            if made is not None and self._upkeep.pending:
+                raise LedgerBusy("what was given back is still to be written; it may fit then")
             if made is None:
                 row = booking.insert(db, asked, need, counters, now, lease_us)
                 made = Reservation(asked.attempt, need, tuple(counters), row=row)

@@ -12,6 +12,7 @@ from llmbridge.ledger.budget import Budget
 from llmbridge.ledger.report import Balance, Spend
 from llmbridge.ledger.sqlite import File
 from llmbridge.ledger.transaction import Connection
+from llmbridge.ledger.upkeep import Upkeep
 from llmbridge.record import CallRecord
 from llmbridge.waiting import patiently, wait
 
@@ -25,6 +26,7 @@ class Questions:
     _file: File
     _clock: Callable[[], float]
     _patience_s: float
+    _upkeep: Upkeep
 
     def expire(self) -> int:
         raise NotImplementedError
@@ -94,4 +96,5 @@ class Questions:
                     self._file.verify(db)  # a text that nobody can have written
                     raise
 
+        wait(self._upkeep.written())
         return wait(patiently(step, self._patience_s))

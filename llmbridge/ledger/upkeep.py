@@ -40,6 +40,7 @@ class Upkeep:
         self._inbox: queue.SimpleQueue[Step | str | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starter = threading.Lock()  # taken once, never waited for
+        self._pending: dict[int, Step] = {}
         self._awake = False
         self._synced = 0
         self._tries = 0
@@ -57,7 +58,19 @@ class Upkeep:
     def later(self, step: Step) -> None:
         """Have *step* done as soon as the ledger is free; it raises LedgerBusy while it is not."""
         self._awake = True
+        self._pending[id(step)] = step
         self._wake(step)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something that has happened is still to be written."""
+        return bool(self._pending)
+
+    def written(self) -> Pauses[None]:
+        """Pauses until nothing is pending, for whoever wants to see what this process did; two seconds at most."""
+        give_up = time.monotonic() + 2.0
+        while self._pending and not self._stopped and time.monotonic() < give_up:
+            yield 0.001
 
     def synced(self, commits: int) -> Pauses[None]:
         """Pauses until the disk holds this process's first *commits*. Raises LedgerError if it cannot."""
@@ -138,12 +151,13 @@ class Upkeep:
             step()
         except LedgerBusy:
             return False
-        except AlreadyResolved:
-            return True
+        except AlreadyResolved as error:
+            log.debug("%s", error)
         except LedgerError as error:
             log.warning("what a call cost could not be written; its reservation stands, and will expire: %s", error)
         except Exception:
             log.warning("what a call cost could not be written; its reservation stands, and will expire", exc_info=True)
+        self._pending.pop(id(step), None)
         return True
 
     def _sync(self) -> None:
