@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llmbridge.bridge import Bridge as Bridge, Plan as Plan, tagged as tagged
+    from llmbridge.cache import Cache as Cache, CacheStats as CacheStats
     from llmbridge.cassette import replay as replay
     from llmbridge.completion import Chunk as Chunk, Completion as Completion, Embedding as Embedding, Usage as Usage
     from llmbridge.default import configure as configure, warm as warm
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         AuthenticationFailed as AuthenticationFailed,
         BadRequest as BadRequest,
         BudgetExceeded as BudgetExceeded,
+        CacheMiss as CacheMiss,
         CassetteMiss as CassetteMiss,
         ConfigError as ConfigError,
         ContentFiltered as ContentFiltered,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "llmbridge.bridge": ("Bridge", "Plan", "tagged"),
+    "llmbridge.cache": ("Cache", "CacheStats"),
     "llmbridge.cassette": ("replay",),
     "llmbridge.completion": ("Chunk", "Completion", "Embedding", "Usage"),
     "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream", "warm"),
@@ -69,6 +72,7 @@ _HOME = {
         "AuthenticationFailed",
         "BadRequest",
         "BudgetExceeded",
+        "CacheMiss",
         "CassetteMiss",
         "ConfigError",
         "ContentFiltered",

@@ -16,12 +16,14 @@ from typing import Any, TypeVar, Unpack
 from pydantic import BaseModel
 
 from llmbridge import provider, request
+from llmbridge.cache import Cache
 from llmbridge.call import Call
+from llmbridge.call.memory import MODES, Memory, Mode, Wish
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
-from llmbridge.home import ledger_path
+from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
-from llmbridge.params import EmbedParams, Params
+from llmbridge.params import CACHE, EmbedParams, Params
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Request
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
@@ -32,7 +34,7 @@ log = logging.getLogger("llmbridge")
 T = TypeVar("T", Completion, Embedding)
 Models = str | Model | Sequence[str | Model]
 Budgets = str | Budget | Sequence[str | Budget]
-_Own = tuple[Models | None, Budgets | None, Mapping[str, str] | None, float | None]
+_Own = tuple[Models | None, Budgets | None, Mode | None, Mapping[str, str] | None, float | None]
 DEFAULT = ""
 
 _tags: ContextVar[Mapping[str, str]] = ContextVar("llmbridge_tags", default=MappingProxyType({}))
@@ -64,6 +66,8 @@ class Bridge:
         ledger: where calls are reserved and recorded: a Ledger, or the path of one. By default `ledger.db` in the
             platform's state directory, or in `LLMBRIDGE_HOME`; opened at the first call. None: nowhere, and then no
             call can have a budget.
+        cache: where answers are kept: a Cache, or a directory. None: nowhere. The default Bridge has one, in the
+            platform's state directory; it rests inside replay().
         deadline_s: the bound on a whole call in seconds, over all its attempts, where the call gives none.
     """
 
@@ -73,6 +77,7 @@ class Bridge:
         *,
         budgets: Budgets = (),
         ledger: Ledger | str | os.PathLike[str] | None = DEFAULT,
+        cache: Cache | str | os.PathLike[str] | None = None,
         deadline_s: float = 600.0,
     ) -> None:
         request.check_seconds("deadline_s", deadline_s)
@@ -83,11 +88,17 @@ class Bridge:
         if self._budgets and ledger is None:
             raise ValueError("budgets need a ledger; ledger=None is for calls that nobody counts")
         self._ledger = ledger
+        self._cache = cache if cache is None or isinstance(cache, Cache) else Cache(Path(cache))
         self._opening = threading.Lock()
         self._opened: Ledger | None = None
         self._warned = False
         self._deadline_s = deadline_s
         self._subscribers: list[Callable[[CallRecord], None]] = []
+
+    @property
+    def cache(self) -> Cache | None:
+        """Where answers are kept, or None."""
+        return self._cache
 
     @property
     def ledger(self) -> Ledger:
@@ -109,6 +120,7 @@ class Bridge:
         *,
         model: Models | None = None,
         budget: Budgets | None = None,
+        cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
@@ -121,6 +133,9 @@ class Bridge:
             model: "provider/name" as LiteLLM spells it, a Model, or a list of them, tried in order.
             budget: caps that hold for this call besides those of the Bridge: "$5/day", a Budget, or a list. The worst
                 case is reserved in all of them before anything is sent.
+            cache: "on", where the Bridge has one, serves and keeps answers; "off" does neither, "refresh" only keeps,
+                "only" sends nothing. With it in `params`: ttl_s and max_age_s, in seconds, and sample, which of
+                several independent answers is meant (0, 1, 2, ...).
             tags: the caller's labels, such as {"user": "alice"}; they stand on the call's record, and budgets with
                 `per` count by them.
             deadline_s: the bound on the whole call in seconds, over all attempts.
@@ -131,16 +146,17 @@ class Bridge:
         Raises:
             TypeError, ValueError: the request is wrong; nothing was sent.
             BudgetExceeded: the next attempt could have passed a cap.
+            CacheMiss: `cache="only"`, and no answer is kept.
             UnknownPrice: a budget applies to a model whose worst case is not known.
             LedgerError: a budget applies and the ledger cannot be used.
             ProviderError: the one model that was asked said no.
             AllAttemptsFailed: more than one attempt was made and none answered.
             DeadlineExceeded: `deadline_s` passed.
         """
-        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
+        call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
         for attempt in call.attempts():
             with attempt:
-                attempt.take(provider.complete(attempt.request, attempt.exchange))
+                attempt.take(attempt.kept or provider.complete(attempt.request, attempt.exchange))
         return _answer(call, Completion)
 
     async def acomplete(
@@ -149,16 +165,17 @@ class Bridge:
         *,
         model: Models | None = None,
         budget: Budgets | None = None,
+        cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
         **params: Unpack[Params],
     ) -> Completion:
         """Same as complete(), without blocking the event loop."""
-        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
+        call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
         for attempt in call.attempts():
             async with attempt:
-                attempt.take(await provider.acomplete(attempt.request, attempt.exchange))
+                attempt.take(attempt.kept or await provider.acomplete(attempt.request, attempt.exchange))
         return _answer(call, Completion)
 
     def stream(
@@ -167,6 +184,7 @@ class Bridge:
         *,
         model: Models | None = None,
         budget: Budgets | None = None,
+        cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
@@ -183,7 +201,7 @@ class Bridge:
             first_chunk_s: how long to wait for the first content, in seconds; then the next model is asked.
             chunk_gap_s: how long to wait between two chunks, in seconds.
         """
-        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
+        call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
         return CompletionStream(call, _guards(first_chunk_s, chunk_gap_s))
 
     def astream(
@@ -192,6 +210,7 @@ class Bridge:
         *,
         model: Models | None = None,
         budget: Budgets | None = None,
+        cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         response_model: type[BaseModel] | None = None,
@@ -200,7 +219,7 @@ class Bridge:
         **params: Unpack[Params],
     ) -> AsyncCompletionStream:
         """Same as stream(), for `async with` and `async for`."""
-        call = self._chat(messages, (model, budget, tags, deadline_s), response_model, params)
+        call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
         return AsyncCompletionStream(call, _guards(first_chunk_s, chunk_gap_s))
 
     def embed(
@@ -209,15 +228,16 @@ class Bridge:
         *,
         model: Models | None = None,
         budget: Budgets | None = None,
+        cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         **params: Unpack[EmbedParams],
     ) -> Embedding:
         """The embeddings of *inputs* (texts, or lists of token ids), in their order. Raises as complete() does."""
-        call = self._embeddings(inputs, (model, budget, tags, deadline_s), params)
+        call = self._embeddings(inputs, (model, budget, cache, tags, deadline_s), params)
         for attempt in call.attempts():
             with attempt:
-                attempt.take(provider.embed(attempt.request, attempt.exchange))
+                attempt.take(attempt.kept or provider.embed(attempt.request, attempt.exchange))
         return _answer(call, Embedding)
 
     async def aembed(
@@ -226,15 +246,16 @@ class Bridge:
         *,
         model: Models | None = None,
         budget: Budgets | None = None,
+        cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         **params: Unpack[EmbedParams],
     ) -> Embedding:
         """Same as embed(), without blocking the event loop."""
-        call = self._embeddings(inputs, (model, budget, tags, deadline_s), params)
+        call = self._embeddings(inputs, (model, budget, cache, tags, deadline_s), params)
         for attempt in call.attempts():
             async with attempt:
-                attempt.take(await provider.aembed(attempt.request, attempt.exchange))
+                attempt.take(attempt.kept or await provider.aembed(attempt.request, attempt.exchange))
         return _answer(call, Embedding)
 
     def plan(self, messages: Messages, *, model: Models | None = None, **params: Unpack[Params]) -> Plan:
@@ -252,31 +273,47 @@ class Bridge:
         return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
-        return self._call(request.chat(messages, params, response_model), *own)
+        cache = _cache_params(params)
+        return self._call(request.chat(messages, params, response_model), cache, *own)
 
     def _embeddings(self, inputs: Inputs, own: _Own, params: Any) -> Call:
-        return self._call(request.embeddings(inputs, params), *own)
+        cache = _cache_params(params)
+        return self._call(request.embeddings(inputs, params), cache, *own)
 
     def _call(
         self,
         asked: Request,
+        cache_params: dict[str, Any],
         model: Models | None,
         budget: Budgets | None,
+        cache: Mode | None,
         tags: Mapping[str, str] | None,
         deadline_s: float | None,
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
         candidates = self._candidates(asked, model)
         budgets = distinct([*self._budgets, *budgets_of(budget)]) if budget is not None else self._budgets
+        tags = request.check_tags({**_tags.get(), **(tags or {})})
         return Call(
             asked,
             candidates,
-            tags=request.check_tags({**_tags.get(), **(tags or {})}),
+            tags=tags,
             deadline_s=deadline_s or self._deadline_s,
             publish=self._publish,
             ledger=self._usable_ledger(needed=bool(budgets)),
             budgets=budgets,
+            memory=self._memory(_wish(cache, cache_params), tags),
         )
+
+    def _memory(self, wish: Wish, tags: Mapping[str, str]) -> Memory | None:
+        cache = self._cache
+        if cache is not None and wish.mode != "off" and not (cache.is_default and in_replay()):
+            return Memory(cache, wish, tags)
+        if wish.mode == "only":
+            raise ValueError(
+                "cache='only' needs a cache: Bridge(cache=Cache()); and the default one rests inside replay()"
+            )
+        return None
 
     def _candidates(self, asked: Request, model: Models | None) -> tuple[Model, ...]:
         candidates = self._models if model is None else _models(model)
@@ -322,6 +359,22 @@ def _guards(first_chunk_s: float | None, chunk_gap_s: float | None) -> tuple[flo
     request.check_seconds("first_chunk_s", first_chunk_s)
     request.check_seconds("chunk_gap_s", chunk_gap_s)
     return first_chunk_s, chunk_gap_s
+
+
+def _cache_params(params: Any) -> dict[str, Any]:
+    """What in *params* is for the cache, taken out of them."""
+    return {name: params.pop(name) for name in CACHE if name in params}
+
+
+def _wish(mode: Mode | None, params: dict[str, Any]) -> Wish:
+    wish = Wish(mode or "on", **{name: value for name, value in params.items() if value is not None})
+    if wish.mode not in MODES:
+        raise ValueError(f"cache is one of {', '.join(map(repr, MODES))}, not {mode!r}")
+    request.check_seconds("ttl_s", wish.ttl_s)
+    request.check_seconds("max_age_s", wish.max_age_s)
+    if isinstance(wish.sample, bool) or not isinstance(wish.sample, int) or wish.sample < 0:
+        raise ValueError(f"sample is which of several answers is meant: 0, 1, 2, ..., not {wish.sample!r}")
+    return wish
 
 
 def _answer(call: Call, kind: type[T]) -> T:

@@ -23,7 +23,7 @@ import yaml
 from vcr.patch import CassettePatcherBuilder
 
 from llmbridge.errors import CassetteMiss, ConfigError
-from llmbridge.home import elsewhere
+from llmbridge.home import elsewhere, replaying
 from llmbridge.ledger import close_ledgers
 from llmbridge.redaction import is_credential, redact
 
@@ -48,7 +48,7 @@ def replay(path: str | Path, record: Record = "none") -> Iterator[Cassette]:
     value, the rest by bytes); credentials take no part. Each recording is played once.
 
     What is played costs nothing, so while nothing can be sent (`record="none"`) the default ledger is an empty one that
-    is thrown away afterwards; a Ledger that a Bridge was given is used as ever.
+    is thrown away afterwards; a Ledger that a Bridge was given is used as ever. So is a Cache; the default one rests.
 
     Args:
         path: the YAML file, in vcrpy's format.
@@ -68,6 +68,7 @@ def replay(path: str | Path, record: Record = "none") -> Iterator[Cassette]:
     try:
         cassette = Cassette(Path(path), record)
         with ExitStack() as patches:
+            patches.enter_context(replaying())
             if not cassette.sends:
                 patches.enter_context(_own_state())
             for patch in CassettePatcherBuilder(cassette).build():

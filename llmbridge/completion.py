@@ -93,6 +93,16 @@ class _Answer(_Open):
         return self.record.cost_usd
 
     @property
+    def cached(self) -> bool:
+        """Whether the answer came from the cache: nothing was sent, and `cost_usd` is 0."""
+        return self.record.cached
+
+    @property
+    def saved_usd(self) -> Decimal | None:
+        """What the cached answer cost once; 0 if it is not cached, None if nobody knows."""
+        return self.record.saved_usd
+
+    @property
     def attempts(self) -> tuple[AttemptRecord, ...]:
         """One record a model asked, failed ones included, in order."""
         return self.record.attempts

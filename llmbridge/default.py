@@ -7,6 +7,7 @@ from typing import Any
 
 from llmbridge import provider
 from llmbridge.bridge import Bridge
+from llmbridge.cache import Cache
 from llmbridge.completion import Completion, Embedding
 from llmbridge.request import Inputs, Messages
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
@@ -28,7 +29,7 @@ def default() -> Bridge:
     global _bridge
     with _lock:
         if _bridge is None:
-            _bridge = Bridge()
+            _bridge = Bridge(cache=Cache())
         return _bridge
 
 

@@ -3,6 +3,7 @@
     LLMBridgeError
     |-- BudgetExceeded           the attempt was not sent: it could have passed a cap
     |-- UnknownPrice             a budget applies and what the model can cost is not known
+    |-- CacheMiss                cache="only", and nothing kept
     |-- CassetteMiss             replay, and nothing recorded
     |-- DeadlineExceeded         the call's own time is over
     |-- ProviderError            one model said no
@@ -113,6 +114,10 @@ class BudgetExceeded(LLMBridgeError):
 class UnknownPrice(LLMBridgeError):
     """A budget applies, and what the model can cost at most is not known. The attempt was not sent; the message says
     which line would make it known."""
+
+
+class CacheMiss(LLMBridgeError):
+    """`cache="only"` was asked for and no candidate's answer is kept. Nothing was sent."""
 
 
 class CassetteMiss(LLMBridgeError):

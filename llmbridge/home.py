@@ -12,6 +12,7 @@ import platformdirs
 
 
 _elsewhere: list[Path] = []
+_replays = 0
 
 
 def state_directory() -> Path:
@@ -35,6 +36,22 @@ def elsewhere(directory: Path) -> Iterator[None]:
         yield
     finally:
         _elsewhere.remove(directory)
+
+
+@contextmanager
+def replaying() -> Iterator[None]:
+    """HTTP is played or recorded inside the block, in the whole process: the default cache would answer before it."""
+    global _replays
+    _replays += 1
+    try:
+        yield
+    finally:
+        _replays -= 1
+
+
+def in_replay() -> bool:
+    """Whether a replay is under way."""
+    return _replays > 0
 
 
 @functools.cache  # asked at every call

@@ -38,7 +38,19 @@ class Transport(TypedDict, total=False):
     azure_ad_token: str
 
 
-class _Common(Transport, total=False):
+class CacheParams(TypedDict, total=False):
+    """How one call uses the response cache, besides `cache=`: never part of what is asked.
+
+    ttl_s: for how many seconds its answer may be served, instead of what the cache says. max_age_s: how old a kept
+    answer may be. sample: which of several independent answers to the same question is meant, from 0.
+    """
+
+    ttl_s: float
+    max_age_s: float
+    sample: int
+
+
+class _Common(Transport, CacheParams, total=False):
     user: str
     input_type: str
     extra_body: dict[str, Any]
@@ -106,10 +118,10 @@ class EmbedParams(_Common, total=False):
 
 
 TRANSPORT = frozenset(Transport.__annotations__)
+CACHE = frozenset(CacheParams.__annotations__)
 
 # Names that LiteLLM takes and this package does not, with what to write instead.
 INSTEAD = {
-    "cache": "there is no response cache yet",
     "stream": "call stream() or astream()",
     "base_url": "write api_base=",
     "num_retries": "retries belong to the fallback policy",

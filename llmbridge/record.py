@@ -104,7 +104,8 @@ class CallRecord:
     """One use of a verb, from its start (`started_at`, seconds since the epoch) to its end.
 
     `cost_usd` is the sum over all attempts, None if any part of it is unknown. `error_type` is the class that the
-    caller caught.
+    caller caught. A call that was answered from the cache is `cached`: nothing was sent, `saved_usd` is what the answer
+    cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over.
     """
 
     id: str
@@ -122,7 +123,10 @@ class CallRecord:
     output_tokens: int | None = None
     estimated: bool = False
     cost_usd: Decimal | None = None
-    saved_usd: Decimal = Decimal(0)
+    saved_usd: Decimal | None = Decimal(0)
+    cached: bool = False
+    cache_age_s: float | None = None
+    stale: bool = False
     uncertain: bool = False
     alerts: tuple[BudgetAlert, ...] = ()
     chunk_count: int | None = None
@@ -133,4 +137,7 @@ class CallRecord:
         """What happened, one line an attempt."""
         head = f"call {self.id}: {self.outcome} in {self.duration_s:.2f} s for {show_usd(self.cost_usd)}"
         head += " (uncertain)" if self.uncertain else ""
+        if self.cached:
+            head += f", from the cache ({self.cache_age_s or 0:.0f} s old{', stale' if self.stale else ''})"
+            head += f", which saved {show_usd(self.saved_usd)}"
         return "\n".join([head, *(attempt.line() for attempt in self.attempts)])

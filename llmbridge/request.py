@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Verb = Literal["chat", "embeddings"]
 Inputs = str | Sequence[str] | Sequence[Sequence[int]]
 Messages = str | Sequence[Mapping[str, Any]]
-OWN = ("model", "budget", "tags", "deadline_s", "response_model", "first_chunk_s", "chunk_gap_s")
+OWN = ("model", "budget", "cache", "tags", "deadline_s", "response_model", "first_chunk_s", "chunk_gap_s")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -143,7 +143,7 @@ def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseMo
 def embeddings(inputs: Inputs, params: dict[str, Any]) -> Request:
     """Check *inputs* and *params* and make a Request of them, for no model yet. Raises and takes as chat() does."""
     transport = _transport(params)
-    check_names(params, EmbedParams.__annotations__, OWN[:4])
+    check_names(params, EmbedParams.__annotations__, OWN[:5])
     if not isinstance(inputs, (str, list, tuple)):
         raise TypeError(f"inputs is a text or a list of them, not {type(inputs).__name__}")
     content = [inputs] if isinstance(inputs, str) else list(inputs)

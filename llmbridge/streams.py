@@ -17,6 +17,7 @@ from typing import Self
 
 from llmbridge import provider
 from llmbridge.call import Attempt, Call
+from llmbridge.call.memory import Recalled
 from llmbridge.completion import Chunk, Completion
 from llmbridge.errors import ProviderError
 
@@ -26,9 +27,10 @@ class _Stream:
 
     def __init__(self, call: Call, guards: tuple[float | None, float | None]) -> None:
         self._call = call
+        call.joins = False
         self._guards = guards
         self._attempt: Attempt | None = None
-        self._source: provider.Source | None = None
+        self._source: provider.Source | Recalled | None = None
         self._opening = False
         self._closed = False
 
@@ -53,7 +55,7 @@ class _Stream:
         # its error's traceback leads back to self.
         self._call.when_finished = weakref.finalize(self, _abandon, self._call).detach
 
-    def _opened(self, source: provider.Source) -> Attempt:
+    def _opened(self, source: provider.Source | Recalled) -> Attempt:
         self._source, self._attempt = source, self._call.current
         assert self._attempt is not None
         return self._attempt
@@ -114,7 +116,9 @@ class CompletionStream(_Stream):
         self._begin()
         for attempt in self._call.attempts():
             with attempt:
-                source = attempt.open(provider.stream(attempt.request, attempt.exchange, self._guards))
+                source = attempt.open(
+                    attempt.recalled or provider.stream(attempt.request, attempt.exchange, self._guards)
+                )
                 while attempt.held_back:
                     attempt.feed(next(source, None))
         return self._opened(source)
@@ -170,7 +174,9 @@ class AsyncCompletionStream(_Stream):
         self._begin()
         for attempt in self._call.attempts():
             async with attempt:
-                source = attempt.open(await provider.astream(attempt.request, attempt.exchange, self._guards))
+                source = attempt.open(
+                    attempt.recalled or await provider.astream(attempt.request, attempt.exchange, self._guards)
+                )
                 while attempt.held_back:
                     attempt.feed(await anext(source, None))
         return self._opened(source)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llmbridge import provider
 from llmbridge.assembly import Assembly
 from llmbridge.call import charge
-from llmbridge.completion import Chunk, Completion, Embedding, Usage
+from llmbridge.call.memory import Recalled, merged
+from llmbridge.completion import Chunk, Completion, Embedding, Usage, Vector
 from llmbridge.errors import BudgetExceeded, InvalidOutput, ProviderError, StreamInterrupted, UnknownPrice
 from llmbridge.exchange import Exchange
 from llmbridge.ledger import Charge, Reservation
@@ -48,14 +49,19 @@ class Attempt:
         self._call = call
         self._started = 0.0
         self._assembly: Assembly | None = None
-        self._source: provider.Source | None = None
+        self._source: provider.Source | Recalled | None = None
         self._worst = NOT_ADMITTED
         self._charge: Charge | None = None
         self.reservation: Reservation | None = None
+        self.recalled: Recalled | None = None
+        self.known: dict[int, Vector] = {}  # of an embedding: what need not be asked
+        self.fresh: Answer | None = None  # what came over the wire, to be remembered
+        self.shown: list[Chunk] = []
 
     def __enter__(self) -> Attempt:
         try:
-            wait(self._call.admit(self))
+            if self.recalled is None:
+                wait(self._call.admit(self))
             self._start()
         except BaseException as error:
             self._not_sent(error)
@@ -64,7 +70,8 @@ class Attempt:
 
     async def __aenter__(self) -> Attempt:
         try:
-            await wait_async(self._call.admit(self))
+            if self.recalled is None:
+                await wait_async(self._call.admit(self))
             self._start()
         except BaseException as error:
             self._not_sent(error)
@@ -103,15 +110,24 @@ class Attempt:
             self.record.reserved_usd = None if held is None else usd(held)
             self._call.record.alerts += self.reservation.alerts
 
+    @property
+    def kept(self) -> Any:
+        """The answer out of the cache, in the place of a provider's; or None."""
+        return self.recalled.answer if self.recalled is not None else None
+
     def take(self, answer: Answer) -> None:
         """Book *answer* and make it the call's. Raises InvalidOutput if it does not fit `response_model`."""
-        self.record.response_model = answer._response_model
-        self._charge = charge.answered(self.record, self.request, self._worst, answer)
+        if self.recalled is None:
+            self.fresh = answer
+            self.record.response_model = answer._response_model
+            self._charge = charge.answered(self.record, self.request, self._worst, answer)
+        if isinstance(answer, Embedding):
+            answer = merged(answer, self.known)
         if isinstance(answer, Completion):
             answer._parsed = self._parsed(answer)
         self._call.answer = answer
 
-    def open(self, source: provider.Source) -> provider.Source:
+    def open(self, source: provider.Source | Recalled) -> provider.Source | Recalled:
         """Start to read a stream."""
         self._source, self._assembly = source, Assembly()
         return source
@@ -138,6 +154,8 @@ class Attempt:
         if self.record.first_chunk_s is None and chunk.has_content:
             self.record.first_chunk_s = time.monotonic() - self._started
         self.ready.append(chunk)
+        if self._call.memory is not None and self.recalled is None:
+            self.shown.append(chunk)
 
     def interrupted(self, error: ProviderError) -> ProviderError:
         """End the call with *error*, which came after the reader had seen content, and return what to raise for it."""
@@ -188,8 +206,11 @@ class Attempt:
         return charge.seen(self.record, self.request, self._worst, part)
 
     def _start(self) -> None:
-        self._call.started(self.record)
         self._started = time.monotonic()
+        if self.recalled is not None:
+            self._call.recalled(self.recalled.entry)
+            return
+        self._call.started(self.record)
         self.exchange.deadline = self._started + self._call.remaining_s()
 
     def _end(self, error: BaseException | None) -> bool:
@@ -244,7 +265,7 @@ class Attempt:
         self._assembly.usage = usage
         if usage is not None and (self.request.params.get("stream_options") or {}).get("include_usage"):
             self.ready.append(Chunk(usage=usage))
-        completion = self._assembly.completion(
+        completion = self.kept or self._assembly.completion(
             id=self._call.record.id, created=int(self._call.record.started_at), model=self.request.model
         )
         completion._response_model = self._source.response_model if self._source is not None else None

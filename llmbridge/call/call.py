@@ -6,11 +6,14 @@ this file is the one place:
 
     1. validate    request.py, before a Call exists
     2. plan        the candidates, in the order given
-    3. admit       is there time left? then the worst case is reserved in the ledger, in every budget (admission.py)
-    4. send        provider, once, through an Exchange
-    5. resolve     what was it, what is it charged (charge.py); the reservation is settled or released
-    6. decide      done, the same model shown its wrong answer, the next one, or stop (fallback.policy)
-    7. record      one CallRecord, to the ledger and to everyone who listens
+    3. recall      the first candidate's answer that is kept ends the call; an equal request under way is waited for
+                   (memory.py)
+    4. admit       is there time left? then the worst case is reserved in the ledger, in every budget (admission.py)
+    5. send        provider, once, through an Exchange
+    6. resolve     what was it, what is it charged (charge.py); the reservation is settled or released
+    7. decide      done, the same model shown its wrong answer, the next one, or stop (fallback.policy)
+    8. remember    the answer, unless it must not be kept
+    9. record      one CallRecord, to the ledger and to everyone who listens
 
 Whatever ends the call (an answer, an error, a cancellation, a stream left early or dropped), `finish` runs once. If the
 process dies instead, the reservation's lease ends, and it is charged.
@@ -18,17 +21,21 @@ process dies instead, the reservation's lease ends, and it is charged.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from llmbridge.cache import Entry
 from llmbridge.call import admission
 from llmbridge.call.admission import Admitted, Applicant, Refused
 from llmbridge.call.attempt import Answer, Attempt
+from llmbridge.call.memory import Memory, Recalled
 from llmbridge.errors import (
     AllAttemptsFailed,
     BudgetExceeded,
+    CacheMiss,
     DeadlineExceeded,
     InvalidOutput,
     LedgerError,
@@ -38,9 +45,13 @@ from llmbridge.errors import (
 )
 from llmbridge.fallback import after
 from llmbridge.ledger import Budget, Charge, Ledger, Reservation
+from llmbridge.money import usd
 from llmbridge.record import AttemptRecord, CallRecord, Reason, new_id, sum_usd
 from llmbridge.request import Model, Request
 from llmbridge.waiting import Pauses
+
+
+log = logging.getLogger("llmbridge")
 
 
 class Call:
@@ -56,6 +67,7 @@ class Call:
         publish: Callable[[CallRecord], None],
         ledger: Ledger | None = None,
         budgets: Sequence[Budget] = (),
+        memory: Memory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.answer: Answer | None = None
@@ -67,12 +79,13 @@ class Call:
             tags=tags,
             started_at=time.time(),
         )
-        self._upcoming: deque[tuple[Request, Reason]] = deque(
-            (request.for_model(candidate), "fallback" if number else "initial")
-            for number, candidate in enumerate(candidates)
-        )
+        self._requests = [request.for_model(candidate) for candidate in candidates]
+        self._upcoming: deque[tuple[Request, Reason]] = deque((each, "fallback") for each in self._requests)
+        self._upcoming[0] = (self._requests[0], "initial")
         self._publish = publish
         self.ledger = ledger
+        self.memory = memory
+        self.joins = True  # an equal call under way; a stream does not
         self._budgets = budgets
         self._unbooked: tuple[Reservation, AttemptRecord, Charge] | None = None
         self._clock = clock
@@ -95,10 +108,15 @@ class Call:
 
     def _attempts(self) -> Iterator[Attempt]:
         upcoming = self._upcoming
+        if (recalled := self._recall()) is not None:
+            yield self._attempt(recalled)
+            return
         while upcoming:
             self._book()
             request, reason = upcoming.popleft()
+            request, known = (request, {}) if self.memory is None else self.memory.missing(request)
             self.current = attempt = Attempt(self, request, reason)
+            attempt.known = known
             yield attempt
             if attempt.error is None:
                 return
@@ -110,8 +128,29 @@ class Call:
             if self.remaining_s() <= 0:
                 break
         error = self._failure()
+        if (recalled := self._recall(stale=True)) is not None:
+            log.warning("an answer whose time is over is served, since nobody else answers: %s", error)
+            yield self._attempt(recalled)
+            return
         self.finish("failed", error)
         raise error
+
+    def _recall(self, *, stale: bool = False) -> Recalled | None:
+        """The first candidate's answer that is kept. Raises CacheMiss if nothing else is wanted."""
+        if self.memory is None:
+            return None
+        found = (self.memory.recall(request, stale=stale) for request in self._requests)
+        recalled = next((each for each in found if each is not None), None)
+        if recalled is None and self.memory.only:
+            error = CacheMiss(f"no answer of {', '.join(self.record.models)} is kept, and cache='only' sends nothing")
+            self.finish("failed", error)
+            raise error
+        return recalled
+
+    def _attempt(self, recalled: Recalled) -> Attempt:
+        self.current = attempt = Attempt(self, recalled.request, "initial")
+        attempt.recalled = recalled
+        return attempt
 
     def remaining_s(self) -> float:
         """Seconds until the call's deadline; negative after it."""
@@ -121,6 +160,10 @@ class Call:
         """Pauses until *attempt* may be sent, maybe with another request than it came with. Raises, with the call
         finished, if it never may: DeadlineExceeded, BudgetExceeded, UnknownPrice, LedgerError."""
         self._check_time()
+        if self.memory is not None and self.joins and not self._records:
+            attempt.recalled = yield from self._join(self.memory, attempt)
+            if attempt.recalled is not None:
+                return
         while True:
             failure: LLMBridgeError | None
             try:
@@ -135,6 +178,19 @@ class Call:
                 raise failure
         attempt.admitted(admitted)
         self._check_time()
+
+    def _join(self, memory: Memory, attempt: Attempt) -> Pauses[Recalled | None]:
+        pauses = memory.join(attempt.asked)
+        try:
+            while True:
+                try:
+                    pause_s = next(pauses)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                self._check_time()
+                yield pause_s
+        finally:
+            pauses.close()
 
     def _admission(self, attempt: Attempt) -> Pauses[Admitted]:
         attempt.id = f"{self.record.id}.{len(self._records) + 1}"
@@ -208,7 +264,7 @@ class Call:
         record.cost_usd = sum_usd(attempt.cost_usd for attempt in self._records)
         record.uncertain = any(attempt.uncertain for attempt in self._records)
         last = self._records[-1] if self._records else None
-        if last is not None and outcome in ("answered", "left"):
+        if last is not None and not record.cached and outcome in ("answered", "left"):
             record.model, record.provider, record.first_chunk_s = last.model, last.provider, last.first_chunk_s
             record.input_tokens, record.output_tokens = last.input_tokens, last.output_tokens
             record.estimated = last.estimated
@@ -216,9 +272,29 @@ class Call:
             self.answer._record = record
         self.when_finished()
         try:
+            if self.memory is not None:
+                self._remember(self.memory, outcome)
             self._book(record)
         finally:
             self._publish(record)
+
+    def recalled(self, entry: Entry) -> None:
+        """The answer is a kept one."""
+        record = self.record
+        record.cached, record.cache_age_s, record.stale = True, entry.age_s, entry.stale
+        record.saved_usd = None if entry.cost_nanousd is None else usd(entry.cost_nanousd)
+        record.model, record.provider = entry.model, entry.provider
+        record.input_tokens, record.output_tokens = entry.input_tokens, entry.output_tokens
+
+    def _remember(self, memory: Memory, outcome: str) -> None:
+        attempt = self.current
+        try:
+            if outcome == "answered" and attempt is not None and attempt.fresh is not None:
+                memory.remember(attempt.asked, attempt.record, attempt.fresh, attempt.shown)
+        except Exception:  # the answer is there, whatever became of its copy
+            log.warning("an answer could not be kept", exc_info=True)
+        finally:
+            memory.land()
 
     def started(self, record: AttemptRecord) -> None:
         """Count an attempt that was admitted."""

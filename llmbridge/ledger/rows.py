@@ -26,7 +26,7 @@ _ATTEMPT = (
 )  # fmt: skip
 _CALL = (
     "verb", "outcome", "error_type", "model", "provider", "duration_s", "first_chunk_s", "chunk_count",
-    "input_tokens", "output_tokens", "estimated", "trace_id",
+    "input_tokens", "output_tokens", "estimated", "cached", "trace_id",
 )  # fmt: skip
 _PUT_CALL = (
     f"INSERT OR REPLACE INTO call (id, started_us, models, tags, saved_nanousd, {', '.join(_CALL)})"
@@ -54,7 +54,7 @@ def write_call(db: Connection, record: CallRecord) -> None:
             int(record.started_at * 1e6),
             json.dumps(record.models, ensure_ascii=False),
             json.dumps(record.tags, ensure_ascii=False),
-            nanousd(record.saved_usd),
+            nanousd(record.saved_usd or 0),
             *(_plain(getattr(record, name)) for name in _CALL),
         ),
     )
@@ -133,7 +133,7 @@ def _record(db: Connection, id: str, started_us: int, models: str, tags: str, sa
         saved_usd=usd(saved),
         attempts=attempts,
         uncertain=any(attempt.uncertain for attempt in attempts),
-        **{**fields, "estimated": bool(fields["estimated"])},
+        **{**fields, "estimated": bool(fields["estimated"]), "cached": bool(fields["cached"])},
     )
 
 

@@ -118,6 +118,7 @@ CREATE TABLE call (                     -- what it cost is the sum over its rese
     output_tokens INTEGER,
     estimated INTEGER NOT NULL,
     saved_nanousd INTEGER NOT NULL DEFAULT 0,
+    cached INTEGER NOT NULL DEFAULT 0,
     trace_id TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX call_started ON call (started_us);

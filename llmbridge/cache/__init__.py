@@ -1,0 +1,11 @@
+"""The response cache: the key of a request, what may be kept, and the directory that it is kept in."""
+
+from __future__ import annotations
+
+from llmbridge.cache.cache import Cache, CacheStats
+from llmbridge.cache.entry import Entry, record_chunks
+from llmbridge.cache.keep import why_not, why_not_vectors
+from llmbridge.cache.key import key
+
+
+__all__ = ["Cache", "CacheStats", "Entry", "key", "record_chunks", "why_not", "why_not_vectors"]

@@ -1,0 +1,282 @@
+"""The response cache: what was asked and paid for once is answered from a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import logging
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from llmbridge.cache.entry import Entry, Foreign, Unkeepable, dump, load
+from llmbridge.home import state_directory
+from llmbridge.redaction import holds_secret, redact
+
+
+if TYPE_CHECKING:
+    from llmbridge.cache.store import Store
+
+log = logging.getLogger("llmbridge")
+T = TypeVar("T")
+
+WEEK_S = 7 * 24 * 3600.0
+SKEW_S = 5.0  # an entry from further ahead than this has no age that could be known
+TALLY_EVERY = 100  # hits, between two writes of the counters
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Since the directory was made, by all processes; the counts of a killed one are lost, up to a hundred.
+
+    `errors` are the times that the directory did not work, or an entry in it was broken, and the cache did without.
+    """
+
+    hits: int
+    misses: int
+    errors: int
+    entries: int
+    size_bytes: int
+
+
+class Cache:
+    """Answers by key, in one directory that threads and processes share; opened at the first use.
+
+    It never fails a call: what cannot be read is a miss, what cannot be written is not kept. The first time is said at
+    WARNING, every time is counted.
+
+    Args:
+        directory: for this cache alone; by default "cache" in the state directory. Made for its owner alone.
+        ttl_s: seconds for which an answer is served, from when it came; None: for ever. A week by default: long enough
+            that a test suite or a pipeline finds on Monday what it paid for, short enough that a name such as "gpt-4o"
+            is asked again soon after its provider moved it to another model.
+        size_limit_bytes: of the directory; past it, the oldest answers go first.
+        stale_if_error_s: for how many seconds more an answer may be served when every candidate failed.
+        namespace: names of tags. Calls that differ in one of them share nothing: ("tenant",) keeps tenants apart.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str | None = None,
+        *,
+        ttl_s: float | None = WEEK_S,
+        size_limit_bytes: int = 2**30,
+        stale_if_error_s: float = 0.0,
+        namespace: Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if isinstance(namespace, str):
+            raise TypeError(f"namespace is a list of tag names, such as ({namespace!r},)")
+        for name, value in (("ttl_s", ttl_s), ("size_limit_bytes", size_limit_bytes)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is above 0, not {value!r}; give cache=None for no cache")
+        if not stale_if_error_s >= 0:
+            raise ValueError(f"stale_if_error_s is a number of seconds, 0 or more, not {stale_if_error_s!r}")
+        self._directory = None if directory is None else Path(directory)
+        self.ttl_s = ttl_s
+        self.size_limit_bytes = size_limit_bytes
+        self.stale_if_error_s = stale_if_error_s
+        self.namespace = tuple(sorted(set(namespace)))
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._store: Store | None = None
+        self._at_end: Callable[[], object] | None = None
+        self._counts: Counter[str] = Counter()
+        self._rests: dict[str, tuple[float, float]] = {}
+        self._said: set[str] = set()
+
+    @property
+    def directory(self) -> Path:
+        """Where the answers are kept."""
+        return self._directory or state_directory() / "cache"
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it keeps its answers in the default place."""
+        return self._directory is None
+
+    def now(self) -> float:
+        """Seconds since the epoch, by this cache's clock."""
+        return self._clock()
+
+    def namespace_of(self, tags: Mapping[str, str]) -> tuple[str, ...]:
+        """What of *tags* separates answers, for key(); a missing tag is one more value."""
+        return tuple(json.dumps([name, tags.get(name)]) for name in self.namespace)
+
+    def recall(self, key: str, *, max_age_s: float | None = None, stale_s: float = 0.0) -> Entry | None:
+        """The answer to *key*, or None. Never raises.
+
+        *max_age_s* can only shorten an entry's time; *stale_s* seconds after it, the entry still comes, marked stale.
+        Costs about 60 microseconds, most of it for building the Completion; the first time opens the directory, in 10
+        ms.
+        """
+        text = self._try("recall", lambda store: store.get(key))
+        entry = None if text is None else self._read(text, key)
+        entry = None if entry is None else self._in_time(entry, max_age_s, stale_s)
+        self._counts["misses" if entry is None else "hits"] += 1
+        if entry is not None and self._counts["hits"] >= TALLY_EVERY:
+            self._try("tally", self._flush)
+        return entry
+
+    def remember(self, key: str, entry: Entry) -> bool:
+        """Keep *entry* as the answer to *key*; returns whether it is kept. Never raises.
+
+        Costs about 200 microseconds, and at most a tenth of a second when other processes write for longer.
+        """
+        try:
+            text = dump(key, entry)
+        except Unkeepable as exc:
+            log.debug("an answer of %s is not kept: %s", entry.model, exc)
+            return False
+        if holds_secret(text):
+            log.debug("an answer of %s is not kept: it holds a key", entry.model)
+            return False
+        about = json.dumps([entry.model, dict(entry.tags)])
+        ttl_s = self.ttl_s if entry.ttl_s is None else entry.ttl_s
+        expire_s = None if ttl_s is None else ttl_s + self.stale_if_error_s
+
+        def keep(store: Store) -> bool:
+            with self._tallying() as counts:
+                store.put(key, text, about=about, expire_s=expire_s, tally=counts)
+            return True
+
+        return self._try("remember", keep) or False
+
+    def clear(self, model: str | None = None, tag: str | None = None) -> int:
+        """Remove the answers of *model* (a name or a pattern, "openai/*") and with *tag* ("user=alice"), or all.
+
+        Returns how many. Never raises: what cannot be removed is said at WARNING. Reads 200,000 entries a second.
+        """
+        if model is None and tag is None:
+            return self._try("clear", lambda store: store.clear()) or 0
+        return self._try("clear", lambda store: store.remove(lambda about: _is_about(about, model, tag))) or 0
+
+    def stats(self) -> CacheStats:
+        """What the cache did and what it holds. Of a directory that does not work, what this process counted."""
+
+        def count(store: Store) -> tuple[dict[str, int], int, int]:
+            self._flush(store)
+            return store.counts()
+
+        counts, entries, size_bytes = self._try("stats", count) or ({}, 0, 0)
+        total = Counter(counts) + self._counts
+        return CacheStats(total["hits"], total["misses"], total["errors"], entries, size_bytes)
+
+    def verify(self) -> list[str]:
+        """What is wrong with the directory and every entry in it, as sentences; reads them all. Changes nothing."""
+        trouble: list[str] = []
+        found = self._try("verify", lambda store: store.check(_wrong_with), trouble.append)
+        return trouble if found is None else found
+
+    def close(self) -> None:
+        """Close the files. The next use opens them again."""
+        with self._lock:
+            store, self._store = self._store, None
+        if store is not None and self._at_end is not None:
+            self._at_end()
+
+    def _try(self, what: str, use: Callable[[Store], T], tell: Callable[[str], None] | None = None) -> T | None:
+        """What *use* does with the open directory, or None. The calls' ways into it rest for a while after trouble."""
+        from llmbridge.cache.store import Unusable  # diskcache: 10 ms, for whoever has a cache
+
+        since, rest_s = self._rests.get(what, (0.0, 0.0))
+        if 0 <= self._clock() - since < rest_s:
+            return None
+        try:
+            return use(self._open())
+        except Foreign as exc:
+            self._complain("entry", f"an entry of the cache in {self.directory} is not used: {exc}")
+        except Unusable as exc:
+            if what in ("recall", "remember", "tally"):
+                self._rests[what] = self._clock(), exc.rest_s
+            if tell is not None:
+                tell(str(exc))
+            else:
+                self._complain("directory", f"the cache in {self.directory} does not work, calls go on without: {exc}")
+        return None
+
+    def _open(self) -> Store:
+        from llmbridge.cache.store import Store
+
+        with self._lock:
+            if self._store is None:
+                self._store = Store(self.directory, self.size_limit_bytes)
+                self._at_end = weakref.finalize(self, _count_and_close, self._store, self._counts)
+            return self._store
+
+    def _flush(self, store: Store) -> None:
+        with self._tallying() as counts:
+            store.tally(counts)
+
+    @contextlib.contextmanager
+    def _tallying(self) -> Iterator[Counter[str]]:
+        """The counts so far, which are over if the block ends well."""
+        with self._lock:
+            counts = Counter(self._counts)
+            self._counts.clear()
+        try:
+            yield counts
+        except BaseException:
+            self._counts.update(counts)
+            raise
+
+    def _complain(self, about: str, message: str) -> None:
+        self._counts["errors"] += 1
+        log.log(logging.DEBUG if about in self._said else logging.WARNING, "%s", redact(message))
+        self._said.add(about)
+
+    def _read(self, text: str, key: str) -> Entry | None:
+        try:
+            return load(text, key)
+        except Foreign as exc:
+            self._complain("entry", f"an entry of the cache in {self.directory} is not used: {exc}")
+            return None
+
+    def _in_time(self, entry: Entry, max_age_s: float | None, stale_s: float) -> Entry | None:
+        """*entry* with its age, or None if its time is over."""
+        age_s = self._clock() - entry.created_at
+        if age_s < -SKEW_S:
+            return None  # the clock was set back: it may be older than it ever was
+        ttl_s = self.ttl_s if entry.ttl_s is None else entry.ttl_s
+        limit_s = min((limit for limit in (ttl_s, max_age_s) if limit is not None), default=float("inf"))
+        if age_s > limit_s + stale_s:
+            return None
+        return replace(entry, age_s=max(age_s, 0.0), stale=age_s > limit_s)
+
+
+def _wrong_with(key: str, text: str) -> str | None:
+    try:
+        load(text, key)
+    except Foreign as exc:
+        return str(exc)
+    return None
+
+
+def _is_about(about: object, model: str | None, tag: str | None) -> bool:
+    """Whether an entry, by what stands beside it, is of *model* and has *tag*. One that cannot be read is: it is no use
+    to anybody, and who deletes wants it gone."""
+    try:
+        named, tags = json.loads(about)  # type: ignore[arg-type]
+        return (model is None or fnmatch.fnmatchcase(named, model)) and (
+            tag is None or any(f"{name}={value}" == tag for name, value in tags.items())
+        )
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return True
+
+
+def _count_and_close(store: Store, counts: Counter[str]) -> None:
+    from llmbridge.cache.store import Unusable
+
+    try:
+        store.tally(counts)
+        counts.clear()
+        store.close()
+    except Unusable as exc:
+        log.debug("the cache's counters are lost: %s", exc)

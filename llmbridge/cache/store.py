@@ -1,0 +1,219 @@
+"""The cache's directory, for many threads and processes, and across forks. Only disk.py knows what is in it.
+
+Waiting is short everywhere: whoever calls may be an event loop, and the worst that can happen is a miss. The connection
+is closed before a fork, for the reasons in ledger/sqlite.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmbridge.cache.disk import DATABASE, FILE_NAME, Database, Locked
+from llmbridge.cache.entry import Foreign
+
+
+FORK_S = 1.0  # how long a fork waits for other threads
+LOCKED_S = 0.1  # how long a write waits for other processes; one takes 0.1 ms
+
+
+class Unusable(Exception):
+    """The directory cannot be used, at least for now: what is wrong with it, and how long to leave it alone."""
+
+    rest_s = 5.0
+
+
+class Busy(Unusable):
+    """Others were writing for longer than this one waits; or, in SQLite's words the same, it cannot be written."""
+
+    rest_s = 0.5
+
+
+class Store:
+    """Texts by key in a directory of their own, shared by threads and processes.
+
+    Every method raises Unusable when the directory or its database does not work, get() also Foreign, and none anything
+    else. A write may wait LOCKED_S for other processes, opening OPEN_S. Opening costs about 5 ms, the first time 20.
+    """
+
+    def __init__(self, directory: Path, size_limit_bytes: int) -> None:
+        self._directory = directory
+        self._lock = threading.RLock()
+        self._database: Database | None = None
+        with self._translated():
+            _prepare(directory)
+            self._database = Database(str(directory), size_limit_bytes)
+        _stores.add(self)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[Any]:
+        """The database, for one thread at a time."""
+        with self._lock:
+            try:
+                yield self._database
+            except (Foreign, Unusable):
+                raise
+            except Exception as exc:  # a damaged file shows as any error there is, UnicodeDecodeError for one
+                self._let_go()
+                if isinstance(exc, Locked):
+                    raise Busy("its database is locked, or cannot be written") from None
+                raise Unusable(f"{type(exc).__name__}: {exc}") from None
+
+    def _let_go(self) -> None:
+        """Close the connection: an error in the middle of a transaction may have left it open."""
+        if self._database is not None:
+            with contextlib.suppress(Exception):
+                self._database.close()
+
+    def get(self, key: str) -> str | None:
+        """The text of *key*, or None. Raises Foreign for a row that is none of ours."""
+        with self._translated() as database:
+            text: str | None = database.text(key)
+            return text
+
+    def put(self, key: str, text: str, *, about: str, expire_s: float | None, tally: dict[str, int]) -> None:
+        """Keep *text*, add *tally* to the counters, remove what is over or too much. *about* is what remove() sees."""
+        with self._translated() as database:
+            database.disk.made = None
+            try:
+                with self._writing(database):
+                    database.set(key, text, expire=expire_s, tag=about)
+                    database.tally(tally)
+            except BaseException:
+                database.disk.remove(database.disk.made)  # its row is not there
+                raise
+
+    @contextlib.contextmanager
+    def _writing(self, database: Database) -> Iterator[None]:
+        """A transaction, as soon as other processes let it begin; Locked if they do not for LOCKED_S.
+
+        The pauses stay short: SQLite's own grow to 100 ms, which leaves those out longest who have waited longest.
+        """
+        give_up = time.monotonic() + LOCKED_S
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(database.transact())
+                    break
+                except Locked:
+                    if time.monotonic() > give_up:
+                        raise
+                    time.sleep(random.uniform(0.0003, 0.0015))
+            yield
+
+    def remove(self, wanted: Callable[[object], bool]) -> int:
+        """Remove the entries whose `about` is *wanted*; returns how many. Reads every row, but no value."""
+        with self._translated() as database:
+            found = [rowid for rowid, about in database.rows("tag") if wanted(about)]
+            for start in range(0, len(found), 100):
+                database.remove_rows(found[start : start + 100])
+            return len(found)
+
+    def clear(self) -> int:
+        """Remove every entry, and every file of a value that a killed process left behind; returns how many entries."""
+        with self._translated() as database:
+            removed = self.remove(lambda about: True)
+            for name in self._files():
+                database.disk.remove(name)
+            return removed
+
+    def check(self, read: Callable[[str, str], str | None]) -> list[str]:
+        """What is wrong, as sentences: with the file, with each row (by *read* of its key and text), with the files."""
+        with self._translated() as database:
+            wrong = [f"{DATABASE}: {line}" for line in database.complaints()]
+            known = set()
+            for rowid, key, raw, mode, name, value in database.rows("key, raw, mode, filename, value"):
+                known.add(name)
+                try:
+                    reason = read(database.disk.get(key, raw), database.disk.fetch(mode, name, value, False))
+                except (Foreign, OSError) as exc:
+                    reason = str(exc) if isinstance(exc, Foreign) else "its file cannot be read"
+                if reason:
+                    wrong.append(f"row {rowid}: {reason}")
+            lost = len(self._files() - known)
+            return [*wrong, f"{lost} files belong to no entry; clear() removes them"] if lost else wrong
+
+    def _files(self) -> set[str]:
+        paths = self._directory.glob("??/??/*.val")
+        names = (path.relative_to(self._directory).as_posix() for path in paths)
+        return {name for name in names if FILE_NAME.fullmatch(name)}
+
+    def tally(self, amounts: dict[str, int]) -> None:
+        """Add *amounts* to the counters that all processes share."""
+        if amounts:
+            with self._translated() as database, self._writing(database):
+                database.tally(amounts)
+
+    def counts(self) -> tuple[dict[str, int], int, int]:
+        """The counters that all processes share, the number of entries, and the bytes on disk."""
+        with self._translated() as database:
+            return database.tallied(), len(database), database.volume()
+
+    def close(self) -> None:
+        """Close the files; the next use opens them again."""
+        with self._translated() as database:
+            database.close()
+
+    def pause(self) -> bool:
+        """Hold everybody off and close the connection, for a fork; False if another thread would not let go."""
+        if not self._lock.acquire(timeout=FORK_S):
+            return False
+        self._let_go()
+        return True
+
+    def resume(self, paused: bool, *, child: bool) -> None:
+        """Go on after a fork. In a child whose parent could not pause, the lock's owner does not exist and the
+        connection is another process's: both are left behind, the latter unclosed, since closing it would act on the
+        parent's files."""
+        if paused:
+            self._lock.release()
+        elif child:
+            self._lock = threading.RLock()
+            if self._database is not None:
+                _left_behind.append(self._database.abandon())
+
+
+def _prepare(directory: Path) -> None:
+    """Make the directory and an empty database for the owner alone, whatever the umask. Raises Unusable, OSError."""
+    for each in reversed([directory, *directory.parents]):
+        if not each.exists():
+            each.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and directory.stat().st_uid != os.getuid():
+        raise Unusable("its directory belongs to another user")
+    path = directory / DATABASE
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # -wal and -shm take its mode
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise Unusable("its database is a link")
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_left_behind: list[object] = []
+_paused: list[tuple[Store, bool]] = []
+
+
+def _before_fork() -> None:
+    _paused.extend((store, store.pause()) for store in list(_stores))
+
+
+def _after_fork(*, child: bool) -> None:
+    while _paused:
+        store, paused = _paused.pop()
+        store.resume(paused, child=child)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=functools.partial(_after_fork, child=False),
+        after_in_child=functools.partial(_after_fork, child=True),
+    )
