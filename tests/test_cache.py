@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -262,6 +263,73 @@ def test_a_leader_that_fails_hands_over_to_one_of_those_who_wait(
 
     failed = [each for each in found if isinstance(each, llmbridge.ProviderUnavailable)]
     assert (len(sim.requests), len(failed), {each.text for each in found if each not in failed}) == (2, 1, {"Trout."})
+
+
+WORKER = """
+import sys, threading
+import llmbridge
+from llmbridge import Bridge, Model
+llmbridge.warm()
+bridge = Bridge(cache=sys.argv[1], ledger=sys.argv[1] + ".db")
+model = Model("openai/gpt-4o-mini", api_base=sys.argv[2], api_key="sk-test-key")
+found = []
+threads = [
+    threading.Thread(target=lambda: found.append(bridge.complete("Name a fish.", model=model)))
+    for _ in range(int(sys.argv[3]))
+]
+print("ready", flush=True)
+sys.stdin.readline()
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sum(reply.cached for reply in found), len(found))
+"""
+
+
+def worker(cache: Path, api_base: str, calls: int) -> subprocess.Popen[str]:
+    """A process that has everything loaded and waits to be told to make so many equal calls at once."""
+    command = [sys.executable, "-c", WORKER, str(cache), api_base, str(calls)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None and process.stdin is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def test_a_hundred_equal_calls_of_four_processes_are_one_request(sim: Simulator, tmp_path: Path) -> None:
+    workers = [worker(tmp_path / "shared", sim.api_base("openai"), 25) for _ in range(4)]
+
+    for each in workers:
+        go(each)
+    counts = [each.communicate(timeout=50)[0].split() for each in workers]
+
+    assert len(sim.requests) == 1
+    assert sorted(counts) == [["24", "25"], ["25", "25"], ["25", "25"], ["25", "25"]]
+
+
+def test_a_killed_leader_is_followed_by_one_that_waits(
+    sim: Simulator, gpt: Model, bridge: Bridge, tmp_path: Path
+) -> None:
+    sim.script(Fault.hang(), Reply(text="Trout."))
+    leader = worker(tmp_path / "cache", sim.api_base("openai"), 1)
+    go(leader)
+    while not sim.requests:
+        assert leader.poll() is None
+        time.sleep(0.01)
+    found: list[llmbridge.Completion] = []
+    waiting = [threading.Thread(target=lambda: found.append(bridge.complete(FISH, model=gpt))) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+
+    leader.kill()
+    leader.communicate(timeout=10)
+    for thread in waiting:
+        thread.join(timeout=30)
+
+    assert (len(sim.requests), {each.text for each in found}, len(found)) == (2, {"Trout."}, 5)
+    assert sum(not each.cached for each in found) == 1
 
 
 def test_a_cached_answer_in_a_fresh_process_imports_no_litellm_and_no_http(

@@ -40,6 +40,7 @@ ONE_OF_EACH: list[LLMBridgeError] = [
     errors.LedgerBusy("m"),
     errors.LedgerCorrupt("m"),
     errors.AlreadyResolved("m"),
+    errors.CacheMiss("m"),
     errors.CassetteMiss("m"),
     errors.DeadlineExceeded("m", deadline_s=2.0, attempts=[ATTEMPT]),
     errors.ProviderError("m", **FIELDS, sent=False),

@@ -47,11 +47,18 @@ def test_the_budget_example_runs_and_shows_what_was_spent(sim: Simulator, capsys
     names["bridge"].ledger.close()
 
 
+def test_the_cache_example_pays_once(sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(snippet(2), names := {})
+
+    assert capsys.readouterr().out.startswith(f"True 0 {names['reply'].cost_usd} 0.")
+    assert len(sim.requests) == 2
+
+
 def test_the_replay_example_records_and_then_plays(sim: Simulator) -> None:
     Path("cassettes").mkdir()
 
-    exec(snippet(2), first := {})
-    exec(snippet(2), second := {})
+    exec(snippet(3), first := {})
+    exec(snippet(3), second := {})
 
     assert first["reply"].text == second["reply"].text == "Trout."
     assert len(sim.requests) == 1
