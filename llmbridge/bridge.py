@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, Unpack
@@ -294,15 +295,18 @@ class Bridge:
         candidates = self._candidates(asked, model)
         budgets = distinct([*self._budgets, *budgets_of(budget)]) if budget is not None else self._budgets
         tags = request.check_tags({**_tags.get(), **(tags or {})})
+        memory = self._memory(_wish(cache, cache_params), tags)
+        if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
+            asked = replace(asked, content=copy.deepcopy(asked.content))
         return Call(
             asked,
             candidates,
             tags=tags,
             deadline_s=deadline_s or self._deadline_s,
             publish=self._publish,
-            ledger=self._usable_ledger(needed=bool(budgets)),
+            ledger=self._usable_ledger(budgets, candidates),
             budgets=budgets,
-            memory=self._memory(_wish(cache, cache_params), tags),
+            memory=memory,
         )
 
     def _memory(self, wish: Wish, tags: Mapping[str, str]) -> Memory | None:
@@ -322,16 +326,17 @@ class Bridge:
         request.check_destination(asked, candidates)
         return candidates
 
-    def _usable_ledger(self, *, needed: bool) -> Ledger | None:
+    def _usable_ledger(self, budgets: Sequence[Budget], candidates: Sequence[Model]) -> Ledger | None:
         """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
         if self._ledger is None:
-            if needed:
+            if budgets:
                 raise ValueError("a budget needs a ledger, and this Bridge was made with ledger=None")
             return None
         try:
             return self.ledger
         except LedgerError as error:
-            if needed:
+            caps = [budget for budget in budgets if budget.on_exceed != "warn"]
+            if any(budget.covers(candidate.model) for budget in caps for candidate in candidates):
                 raise
             if not self._warned:
                 self._warned = True

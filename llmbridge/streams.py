@@ -76,7 +76,7 @@ class _Stream:
 def _abandon(call: Call) -> None:
     # Not closed in earnest: the garbage collector may run inside the connection pool's lock, and closing would wait
     # for it.
-    if call.current is not None and not call.current.done:
+    if call.current is not None and not call.current.done and call.is_mine:
         call.current.leave()
         call.current.exchange.hang_up()
 

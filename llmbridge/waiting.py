@@ -25,22 +25,28 @@ Pauses = Generator[float, None, T]
 
 def wait(pauses: Pauses[T]) -> T:
     """Spend *pauses* (seconds) asleep; returns what the generator returns."""
-    while True:
-        try:
-            pause_s = next(pauses)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        time.sleep(pause_s)
+    try:
+        while True:
+            try:
+                pause_s = next(pauses)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            time.sleep(pause_s)
+    finally:
+        pauses.close()  # now, and not when a traceback lets go of it: others may wait for what it holds
 
 
 async def wait_async(pauses: Pauses[T]) -> T:
     """Spend *pauses* (seconds) without blocking the event loop; returns what the generator returns."""
-    while True:
-        try:
-            pause_s = next(pauses)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        await asyncio.sleep(pause_s)
+    try:
+        while True:
+            try:
+                pause_s = next(pauses)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            await asyncio.sleep(pause_s)
+    finally:
+        pauses.close()
 
 
 def patiently(step: Callable[[], T], patience_s: float) -> Pauses[T]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 import llmbridge
 from llmbridge import Bridge, Cache, CacheMiss, CallRecord, Model, default
+from llmbridge.cache import flight
 from tests.conftest import Ask, Run, asking
 from tests.simulator import Fault, Reply, Simulator
 
@@ -330,6 +331,100 @@ def test_a_killed_leader_is_followed_by_one_that_waits(
 
     assert (len(sim.requests), {each.text for each in found}, len(found)) == (2, {"Trout."}, 5)
     assert sum(not each.cached for each in found) == 1
+
+
+def test_who_waits_for_one_model_never_gets_the_answer_of_another(
+    sim: Simulator, gpt: Model, bridge: Bridge, run: Run
+) -> None:
+    claude = Model("anthropic/claude-haiku-4-5", api_base=sim.api_base("anthropic"), api_key="sk-test-key")
+    sim.script(Fault.status(500), Reply(text="Pike."), Reply(text="Trout."))
+
+    async def tasks() -> list[llmbridge.Completion]:
+        return await asyncio.gather(bridge.acomplete(FISH, model=[gpt, claude]), bridge.acomplete(FISH, model=gpt))
+
+    leader, follower = run(tasks())
+
+    assert leader.model == claude.model
+    assert (follower.model, follower.cached) == (gpt.model, False)
+
+
+def test_who_waits_never_gets_an_answer_that_must_not_be_kept(
+    sim: Simulator, gpt: Model, bridge: Bridge, run: Run
+) -> None:
+    sim.script(Reply(text="Trou", finish="length"), Reply(text="Trout."))
+
+    async def tasks() -> list[llmbridge.Completion]:
+        return await asyncio.gather(*(bridge.acomplete(FISH, model=gpt) for _ in range(2)))
+
+    assert sorted(reply.text for reply in run(tasks())) == ["Trou", "Trout."]
+
+
+def test_what_was_sent_is_what_is_kept_whatever_becomes_of_the_callers_messages(
+    sim: Simulator, gpt: Model, bridge: Bridge
+) -> None:
+    messages = [{"role": "user", "content": "Name a fish."}]
+    sim.script(Reply(text="Trout."), Reply(text="Eagle."))
+
+    with bridge.stream(messages, model=gpt) as chunks:
+        next(chunks)
+        messages[0]["content"] = "Name a bird."
+        for _ in chunks:
+            pass
+
+    assert bridge.complete("Name a bird.", model=gpt).text == "Eagle."
+    assert bridge.complete("Name a fish.", model=gpt).text == "Trout."
+
+
+def test_a_downgraded_batch_has_the_vectors_of_one_model(sim: Simulator, bridge: Bridge) -> None:
+    large, small = (
+        Model(f"openai/text-embedding-3-{size}", api_base=sim.api_base("openai"), api_key="sk-test-key")
+        for size in ("large", "small")
+    )
+    bridge.embed(["pike"], model=large)
+    cap = llmbridge.Budget("$0.00003/day", on_exceed="downgrade")
+
+    found = bridge.embed(["trout", "pike"], model=[large, small], budget=cap)
+
+    assert ([vector.index for vector in found.data], found.record.model) == ([0, 1], small.model)
+    assert sim.requests[-1].body["input"] == ["trout", "pike"]
+
+
+def test_a_blocking_call_does_not_wait_for_a_task_of_its_own_thread(
+    sim: Simulator, gpt: Model, bridge: Bridge, run: Run
+) -> None:
+    async def both() -> tuple[llmbridge.Completion, llmbridge.Completion]:
+        leading = asyncio.ensure_future(bridge.acomplete(FISH, model=gpt))
+        while not flight._under_way:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return bridge.complete(FISH, model=gpt, deadline_s=10), await leading
+
+    assert [reply.text for reply in run(both())] == ["Trout.", "Trout."]
+
+
+class Strict(BaseModel):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def is_known(cls, value: str) -> str:
+        if value in rejected:
+            raise ValueError("not a fish")
+        return value
+
+
+rejected: set[str] = set()
+
+
+def test_a_kept_answer_that_no_longer_fits_its_class_is_asked_again(
+    ask: Ask, sim: Simulator, gpt: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim.script(Reply(text='{"name": "Trout"}'), Reply(text='{"name": "Pike"}'))
+    ask(FISH, model=gpt, response_model=Strict)
+    monkeypatch.setattr(sys.modules[__name__], "rejected", {"Trout"})
+
+    again = ask(FISH, model=gpt, response_model=Strict)
+
+    assert (again.parsed.name, again.cached) == ("Pike", False)
 
 
 def test_a_cached_answer_in_a_fresh_process_imports_no_litellm_and_no_http(

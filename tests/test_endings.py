@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import socket
 import sqlite3
 from collections.abc import Callable, Coroutine
@@ -471,3 +472,38 @@ def test_neither_a_prompt_nor_an_answer_nor_a_key_is_in_the_ledgers_files(
     found = b"".join(path.read_bytes() for path in ledger.path.parent.iterdir() if path.name.startswith("ledger.db"))
     assert records[0].id.encode() in found  # so it is the right files that were searched
     assert [word for word in ("PLANTED", "quetzal", "axolotl", key) if word.encode() in found] == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Reply(model="gpt-\ud800"), id="a name that is no text"),
+        pytest.param(Reply(input_tokens=10**19), id="a count that no database holds"),
+    ],
+)
+def test_an_odd_answer_is_an_answer_and_its_call_is_recorded(
+    ask: Ask, sim: Simulator, gpt: Model, fresh_default: Bridge, answer: Reply
+) -> None:
+    sim.script(answer)
+
+    reply = ask("Name a fish.", model=gpt, budget="$5/day")
+
+    (record,) = fresh_default.ledger.records()
+    assert (reply.text, record.id, record.outcome) == ("Trout.", reply.record.id, "answered")
+    assert [balance.reserved for balance in fresh_default.ledger.balance()] == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_stream_that_was_open_at_a_fork_is_the_parents(sim: Simulator, gpt: Model, fresh_default: Bridge) -> None:
+    with fresh_default.stream("Name a fish.", model=gpt, budget="$5/day") as chunks:
+        next(chunks)
+        child = os.fork()
+        if not child:
+            chunks.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        for _ in chunks:
+            pass
+
+    (balance,) = fresh_default.ledger.balance()
+    assert (balance.reserved, balance.settled_usd) == (0, chunks.completion.cost_usd)

@@ -37,7 +37,7 @@ from tests.ledger_worker import WAIT_S, Worker, main, ready, say
 LONG = bool(os.environ.get("LLMBRIDGE_LONG"))
 SEED = 20261121
 NOBODY = 65534
-CAP = Budget("500 requests")
+CAP = Budget("100000 requests")
 NEED, CHARGE = Need(1_000_000, 10), Charge(200_000, 5)
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 

@@ -10,6 +10,7 @@ would have to be longer than the slowest answer, and a killed leader's followers
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Flight:
     def __init__(self, directory: Path, key: str) -> None:
         self._place = directory, key
         self._locked = False
+        self.thread = threading.get_ident()
+        self.waiting = 0
         self.landed = False
         self.entry: Entry | None = None
 
@@ -43,13 +46,13 @@ class Flight:
         if self.landed:
             return
         self.entry, self.landed = entry, True
-        if _under_way.get(self._place) is self:
-            del _under_way[self._place]
-        if self._locked:
+        if self._locked:  # before another thread can take the lead: locks are the process's, and it would lose its own
             self._locked = False
             directory, key = self._place
             if (file := _files.get(directory)) is not None:
                 fcntl.lockf(file, fcntl.LOCK_UN, 1, _byte(key))
+        if _under_way.get(self._place) is self:
+            del _under_way[self._place]
 
     def take_lead(self) -> bool:
         """Whether no other process leads."""
@@ -69,16 +72,22 @@ class Flight:
         return True
 
 
-def join(directory: Path, key: str, recall: Callable[[], Entry | None]) -> Pauses[Flight | Entry]:
+def join(
+    directory: Path, key: str, recall: Callable[[], Entry | None], *, blocking: bool
+) -> Pauses[Flight | Entry | None]:
     """Pauses until *key* is answered by somebody else, or this caller is to lead: then it lands the Flight, whatever
-    happens."""
+    happens. None if it cannot wait: it is *blocking*, and the leader is a task of its own thread.
+    """
     while True:
         flight = Flight(directory, key)
         other = _under_way.setdefault((directory, key), flight)
         if other is flight:
             return (yield from _led(flight, recall))
+        if blocking and other.thread == threading.get_ident():
+            return None
+        other.waiting += 1
         while not other.landed:
-            yield LOOK_S
+            yield LOOK_S * max(1.0, other.waiting / 50)  # a thousand who look every 5 ms do nothing else
         if other.entry is not None:
             return other.entry
 

@@ -11,13 +11,14 @@ import functools
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from llmbridge import provider
 from llmbridge.errors import BudgetExceeded, LedgerError, UnknownPrice
-from llmbridge.ledger import Asked, Budget, Ledger, Need, Refusal, Reservation
+from llmbridge.ledger import LARGEST, Asked, Budget, Ledger, Need, Refusal, Reservation
 from llmbridge.provider import WorstCase
 from llmbridge.request import Request
 from llmbridge.waiting import Pauses
@@ -27,6 +28,7 @@ log = logging.getLogger("llmbridge")
 T = TypeVar("T")
 # Beyond the call's deadline: what a process needs to resolve what it has reserved.
 LEASE_MARGIN_S = 60.0
+_UNBOUNDED = "how much the answer can be at most is not known, or more than can be counted: give max_tokens="
 CLAMPS = 3  # others may take what was free a moment ago
 UNCAPPED_PATIENCE_S = 1.0  # a call that no cap applies to is worth more than its row in the ledger
 
@@ -69,15 +71,16 @@ def admit(ledger: Ledger | None, request: Request, budgets: Sequence[Budget], ap
     """Pauses until *request* may be sent. Raises Refused, UnknownPrice, LedgerError."""
     worst = worst_case(request)
     applying = _countable([budget for budget in budgets if budget.covers(request.model)], worst)
+    caps = [budget for budget in applying if budget.on_exceed != "warn"]  # the others are on trial
     if ledger is None:
         return Admitted(request, worst, None)
     capped = provider.has_cap(request)
-    if not capped and any(budget.unit != "requests" for budget in applying):
+    if not capped and any(budget.unit != "requests" for budget in caps):
         request, worst = _with_cap(request, worst)
     try:
         return (yield from _reserve(ledger, request, worst, applying, applicant, capped=capped))
     except LedgerError as error:
-        if applying and not ledger.fail_open:
+        if caps and not ledger.fail_open:
             raise
         log.warning("the ledger does not count attempt %s: %s", applicant.attempt, error)
         return Admitted(request, worst, None)
@@ -99,36 +102,49 @@ def _reserve(
     """Try the cheap bound, then the close one, then shorter answers where that is allowed."""
     tags = json.dumps(applicant.tags, ensure_ascii=False)
     asked = Asked(applicant.attempt, request.model, request.provider, request.verb, tags, applicant.reason)
-    reserve = functools.partial(
-        ledger.reserving,
-        asked,
-        budgets=budgets,
-        tags=applicant.tags,
-        lease_s=applicant.remaining_s + LEASE_MARGIN_S,
-        patience_s=applicant.remaining_s if budgets else min(applicant.remaining_s / 2, UNCAPPED_PATIENCE_S),
-    )
+    patience_s = applicant.remaining_s if budgets else min(applicant.remaining_s / 2, UNCAPPED_PATIENCE_S)
+    give_up = time.monotonic() + patience_s
 
-    def again() -> Pauses[Reservation | Refusal]:
+    def reserve() -> Pauses[Reservation | Refusal]:
+        return ledger.reserving(
+            asked,
+            _need(worst),
+            budgets,
+            tags=applicant.tags,
+            lease_s=applicant.remaining_s + LEASE_MARGIN_S,
+            patience_s=max(give_up - time.monotonic(), 0.0),
+        )
+
+    def again() -> Pauses[Reservation | Refusal | None]:
         try:
-            return (yield from reserve(_need(worst)))
+            return (yield from reserve())
         except LedgerError:  # what was refused stays so, also if the ledger fails open
-            return made
+            return None
 
-    made = yield from reserve(_need(worst))
+    made = yield from reserve()
     at_first, clamps = worst.nanousd, 0
     if isinstance(made, Refusal) and made.counter.budget.unit != "requests":
-        worst = yield from _in_thread(functools.partial(worst_case, request, counted=True))
-        made = yield from again()
+        worst = yield from _counted(request, worst)
+        made = (yield from again()) or made
     while isinstance(made, Refusal) and clamps < CLAMPS and _may_clamp(made, applicant, capped=capped):
         smaller = _clamped(request, worst, made)
         if smaller is None:
             break
-        request, clamps = smaller, clamps + 1
-        worst = yield from _in_thread(functools.partial(worst_case, request, counted=True))
-        made = yield from again()
+        clamps += 1
+        worst = yield from _counted(smaller, worst)
+        tried, request = (yield from again()), smaller
+        if tried is None:
+            break
+        made = tried
     if isinstance(made, Refusal):
         raise Refused(made.error(_described(request)), made, at_first)
     return Admitted(request, worst, made)
+
+
+def _counted(request: Request, worst: WorstCase) -> Pauses[WorstCase]:
+    """The close worst case; *worst* if it cannot be computed."""
+    closer = yield from _in_thread(functools.partial(worst_case, request, counted=True), worst)
+    return worst if None in (closer.nanousd, closer.output_tokens) and worst.nanousd is not None else closer
 
 
 def _may_clamp(refusal: Refusal, applicant: Applicant, *, capped: bool) -> bool:
@@ -136,6 +152,8 @@ def _may_clamp(refusal: Refusal, applicant: Applicant, *, capped: bool) -> bool:
     candidate may give the whole answer."""
     if refusal.on_exceed == "downgrade" and not applicant.last:
         return False
+    if refusal.counter.budget.unit == "requests":
+        return False  # which a shorter answer does not spare
     return refusal.on_exceed == "clamp" or not capped
 
 
@@ -146,9 +164,9 @@ def _countable(budgets: Sequence[Budget], worst: WorstCase) -> list[Budget]:
         if getattr(need, budget.unit) is not None:
             counted.append(budget)
         elif budget.on_exceed != "warn":
-            raise UnknownPrice(f"budget {budget.name!r} applies, and {worst.lacking}")
+            raise UnknownPrice(f"budget {budget.name!r} applies, and {worst.lacking or _UNBOUNDED}")
         else:
-            log.warning("budget %r cannot count this call: %s", budget.name, worst.lacking)
+            log.warning("budget %r cannot count this call: %s", budget.name, worst.lacking or _UNBOUNDED)
     return counted
 
 
@@ -172,7 +190,12 @@ def _clamped(request: Request, worst: WorstCase, refusal: Refusal) -> Request | 
 
 def _need(worst: WorstCase) -> Need:
     known = worst.input_tokens is not None and worst.output_tokens is not None
-    return Need(worst.nanousd, (worst.input_tokens or 0) + (worst.output_tokens or 0) if known else None)
+    tokens = (worst.input_tokens or 0) + (worst.output_tokens or 0) if known else None
+    return Need(_countable_amount(worst.nanousd), _countable_amount(tokens))
+
+
+def _countable_amount(amount: int | None) -> int | None:
+    return amount if amount is not None and amount <= LARGEST else None
 
 
 def _described(request: Request) -> str:
@@ -182,7 +205,7 @@ def _described(request: Request) -> str:
     return ", ".join([request.model, *caps])
 
 
-def _in_thread(work: Callable[[], T]) -> Pauses[T]:
+def _in_thread(work: Callable[[], T], otherwise: T) -> Pauses[T]:
     """Pauses while a thread does *work*: loading a tokenizer takes 0.4 s, which an event loop must not. It touches
     nothing but its own result, so a cancellation may leave it behind."""
     results: list[T] = []
@@ -190,4 +213,4 @@ def _in_thread(work: Callable[[], T]) -> Pauses[T]:
     thread.start()
     while thread.is_alive():
         yield 0.001
-    return results[0]
+    return results[0] if results else otherwise

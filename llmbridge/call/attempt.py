@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from types import TracebackType
@@ -11,8 +12,16 @@ from llmbridge import provider
 from llmbridge.assembly import Assembly
 from llmbridge.call import charge
 from llmbridge.call.memory import Recalled, merged
+from llmbridge.call.parsing import parsed
 from llmbridge.completion import Chunk, Completion, Embedding, Usage, Vector
-from llmbridge.errors import BudgetExceeded, InvalidOutput, ProviderError, StreamInterrupted, UnknownPrice
+from llmbridge.errors import (
+    BudgetExceeded,
+    InvalidOutput,
+    ProviderError,
+    ProviderUnavailable,
+    StreamInterrupted,
+    UnknownPrice,
+)
 from llmbridge.exchange import Exchange
 from llmbridge.ledger import Charge, Reservation
 from llmbridge.money import usd
@@ -38,7 +47,8 @@ class Attempt:
     """
 
     def __init__(self, call: Call, request: Request, reason: Reason) -> None:
-        self.asked = request  # before a budget gave it a cap
+        self.question = request  # as the caller put it to this model
+        self.asked = request  # the same, or what is left of it; before a budget gave it a cap
         self.request = request
         self.id = ""
         self.record = AttemptRecord(number=0, model=request.model, provider=request.provider, reason=reason)
@@ -61,7 +71,7 @@ class Attempt:
     def __enter__(self) -> Attempt:
         try:
             if self.recalled is None:
-                wait(self._call.admit(self))
+                wait(self._call.admit(self, blocking=True))
             self._start()
         except BaseException as error:
             self._not_sent(error)
@@ -99,7 +109,8 @@ class Attempt:
 
     def ask(self, request: Request, reason: Reason) -> None:
         """Ask another *request* than this attempt was made for, before it is sent."""
-        self.asked = self.request = request
+        self.question = self.asked = self.request = request
+        self.known = {}
         self.record.model, self.record.provider, self.record.reason = request.model, request.provider, reason
 
     def admitted(self, admitted: Admitted) -> None:
@@ -122,10 +133,20 @@ class Attempt:
             self.record.response_model = answer._response_model
             self._charge = charge.answered(self.record, self.request, self._worst, answer)
         if isinstance(answer, Embedding):
-            answer = merged(answer, self.known)
+            answer = self._whole(answer)
         if isinstance(answer, Completion):
             answer._parsed = self._parsed(answer)
         self._call.answer = answer
+
+    def _whole(self, sent: Embedding) -> Embedding:
+        if self.known and sorted(vector.index for vector in sent.data) != list(range(len(self.asked.content))):
+            raise ProviderUnavailable(
+                f"{self.request.model} gave {len(sent.data)} embeddings for {len(self.asked.content)} inputs",
+                model=self.request.model,
+                provider=self.request.provider,
+                status=self.exchange.status,
+            )
+        return merged(sent, self.known)
 
     def open(self, source: provider.Source | Recalled) -> provider.Source | Recalled:
         """Start to read a stream."""
@@ -155,7 +176,7 @@ class Attempt:
             self.record.first_chunk_s = time.monotonic() - self._started
         self.ready.append(chunk)
         if self._call.memory is not None and self.recalled is None:
-            self.shown.append(chunk)
+            self.shown.append(copy.copy(chunk))  # the reader may change its own
 
     def interrupted(self, error: ProviderError) -> ProviderError:
         """End the call with *error*, which came after the reader had seen content, and return what to raise for it."""
@@ -181,7 +202,9 @@ class Attempt:
         self.ready.clear()
         self.record.outcome = outcome
         self._observe()
-        if not self.record.sent:
+        if self._charge is not None:  # the answer had come
+            self._resolve(self._charge)
+        elif not self.record.sent:
             self._resolve(charge.nothing(self.record))
         elif self._assembly is not None and self._assembly.chunk_count:
             self._resolve(self._seen(self._assembly))
@@ -278,7 +301,7 @@ class Attempt:
         if wanted is None:
             return None
         try:
-            return wanted.model_validate_json(_without_fence(completion.text))
+            return parsed(wanted, completion.text)
         except ValueError as exc:  # pydantic's ValidationError is one
             complaint = str(exc)
         raise InvalidOutput(
@@ -288,11 +311,3 @@ class Attempt:
             provider=self.request.provider,
             status=self.exchange.status,
         )
-
-
-def _without_fence(text: str) -> str:
-    """JSON out of the Markdown fence that models like to put around it."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```"):
-        return text[3:-3].removeprefix("json").strip()
-    return text

@@ -22,6 +22,7 @@ process dies instead, the reservation's lease ends, and it is charged.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -80,8 +81,11 @@ class Call:
             started_at=time.time(),
         )
         self._requests = [request.for_model(candidate) for candidate in candidates]
-        self._upcoming: deque[tuple[Request, Reason]] = deque((each, "fallback") for each in self._requests)
-        self._upcoming[0] = (self._requests[0], "initial")
+        # What to ask, why, and which of the questions it is.
+        self._upcoming: deque[tuple[Request, Reason, Request]] = deque(
+            (each, "fallback", each) for each in self._requests
+        )
+        self._upcoming[0] = (self._requests[0], "initial", self._requests[0])
         self._publish = publish
         self.ledger = ledger
         self.memory = memory
@@ -93,6 +97,7 @@ class Call:
         self._records: list[AttemptRecord] = []
         self._errors: list[ProviderError] = []
         self._finished = False
+        self._process = os.getpid()
         self.current: Attempt | None = None
         self.when_finished: Callable[[], object] = lambda: None
 
@@ -111,24 +116,28 @@ class Call:
         if (recalled := self._recall()) is not None:
             yield self._attempt(recalled)
             return
+        step = "next"
         while upcoming:
             self._book()
-            request, reason = upcoming.popleft()
-            request, known = (request, {}) if self.memory is None else self.memory.missing(request)
+            request, reason, question = upcoming.popleft()
             self.current = attempt = Attempt(self, request, reason)
-            attempt.known = known
+            attempt.question = question
+            self._leave_out_known(attempt)
             yield attempt
             if attempt.error is None:
                 return
-            step = after(attempt.error, repaired=reason == "repair")
+            step = after(attempt.error, repaired=attempt.record.reason == "repair")
             if step == "stop":
                 break
             if step == "repair" and isinstance(attempt.error, InvalidOutput):
-                upcoming.appendleft((attempt.asked.repaired(attempt.error.output, str(attempt.error)), "repair"))
+                repaired = attempt.asked.repaired(attempt.error.output, str(attempt.error))
+                upcoming.appendleft((repaired, "repair", attempt.question))
+            elif self.memory is not None:
+                self.memory.land()  # whoever waits for this model's answer need not wait for another's
             if self.remaining_s() <= 0:
                 break
         error = self._failure()
-        if (recalled := self._recall(stale=True)) is not None:
+        if step != "stop" and (recalled := self._recall(stale=True)) is not None:
             log.warning("an answer whose time is over is served, since nobody else answers: %s", error)
             yield self._attempt(recalled)
             return
@@ -147,6 +156,11 @@ class Call:
             raise error
         return recalled
 
+    def _leave_out_known(self, attempt: Attempt) -> None:
+        if self.memory is not None:
+            attempt.asked, attempt.known = self.memory.missing(attempt.asked)
+            attempt.request = attempt.asked
+
     def _attempt(self, recalled: Recalled) -> Attempt:
         self.current = attempt = Attempt(self, recalled.request, "initial")
         attempt.recalled = recalled
@@ -156,12 +170,12 @@ class Call:
         """Seconds until the call's deadline; negative after it."""
         return self._started + self.deadline_s - self._clock()
 
-    def admit(self, attempt: Attempt) -> Pauses[None]:
+    def admit(self, attempt: Attempt, *, blocking: bool = False) -> Pauses[None]:
         """Pauses until *attempt* may be sent, maybe with another request than it came with. Raises, with the call
         finished, if it never may: DeadlineExceeded, BudgetExceeded, UnknownPrice, LedgerError."""
         self._check_time()
         if self.memory is not None and self.joins and not self._records:
-            attempt.recalled = yield from self._join(self.memory, attempt)
+            attempt.recalled = yield from self._join(self.memory, attempt, blocking)
             if attempt.recalled is not None:
                 return
         while True:
@@ -179,10 +193,14 @@ class Call:
         attempt.admitted(admitted)
         self._check_time()
 
-    def _join(self, memory: Memory, attempt: Attempt) -> Pauses[Recalled | None]:
-        pauses = memory.join(attempt.asked)
+    def _join(self, memory: Memory, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
+        """The answer of an equal call under way; None if this call is to ask for itself, also because the other one
+        takes longer than its own request may."""
+        pauses = memory.join(attempt.question, blocking=blocking)
+        patience_s = attempt.question.transport.get("timeout") or self.deadline_s
+        give_up = self._clock() + patience_s
         try:
-            while True:
+            while self._clock() < give_up:
                 try:
                     pause_s = next(pauses)
                 except StopIteration as end:
@@ -191,6 +209,7 @@ class Call:
                 yield pause_s
         finally:
             pauses.close()
+        return None
 
     def _admission(self, attempt: Attempt) -> Pauses[Admitted]:
         attempt.id = f"{self.record.id}.{len(self._records) + 1}"
@@ -205,12 +224,19 @@ class Call:
 
     def _refused(self, attempt: Attempt, refused: Refused) -> BudgetExceeded | None:
         """The error, or None if *attempt* now asks the next candidate that is cheaper; dearer ones are dropped."""
+        dropped = False
         while refused.downgrade and self._upcoming:
-            request, _ = self._upcoming.popleft()
+            dropped = True
+            request, *_ = self._upcoming.popleft()
             cost = admission.worst_case(request).nanousd
             if cost is not None and (refused.nanousd is None or cost < refused.nanousd):
                 attempt.ask(request, "downgrade")
+                self._leave_out_known(attempt)
+                if self.memory is not None:
+                    self.memory.land()
                 return None
+        if dropped:  # no other candidate is left now, so a shorter answer of this one will do
+            return None
         refused.error.attempts = tuple(self._records)
         if self.ledger is not None:
             self.record.alerts += self.ledger.announce(refused.refusal)
@@ -229,13 +255,18 @@ class Call:
 
     def forget(self, attempt: Attempt) -> None:
         """Give back what *attempt* may have reserved: it was interrupted before it was sent."""
-        if self.ledger is not None and attempt.id:
+        if self.ledger is not None and attempt.id and self.is_mine:
             self.ledger.forget(attempt.id)
 
     def resolved(self, attempt: Attempt, charge: Charge) -> None:
         """Take what *attempt* is charged, for the ledger; written with the call's own record if it ends with it."""
         if attempt.reservation is not None:
             self._unbooked = (attempt.reservation, attempt.record, charge)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process began it."""
+        return os.getpid() == self._process
 
     def _book(self, call: CallRecord | None = None) -> None:
         unbooked, self._unbooked = self._unbooked, None
@@ -250,8 +281,8 @@ class Call:
 
     def finish(self, outcome: Any, error: BaseException | None = None) -> None:
         """Close the record and hand it to everyone who listens; only the first time counts."""
-        if self._finished:
-            return
+        if self._finished or not self.is_mine:
+            return  # a fork has copied a call that is under way: it is the parent's
         self._finished = True
         record = self.record
         record.outcome = outcome
@@ -290,7 +321,7 @@ class Call:
         attempt = self.current
         try:
             if outcome == "answered" and attempt is not None and attempt.fresh is not None:
-                memory.remember(attempt.asked, attempt.record, attempt.fresh, attempt.shown)
+                memory.remember(attempt, attempt.record, attempt.fresh, attempt.shown)
         except Exception:  # the answer is there, whatever became of its copy
             log.warning("an answer could not be kept", exc_info=True)
         finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from llmbridge.ledger.booking import Asked, Charge, Need, Reservation
-from llmbridge.ledger.budget import Budget, budgets_of, distinct
+from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
 from llmbridge.ledger.ledger import Ledger, close_ledgers
 from llmbridge.ledger.refusal import Refusal
 from llmbridge.ledger.report import Balance, Spend
 
 
 __all__ = [
+    "LARGEST",
     "Asked",
     "Balance",
     "Budget",

@@ -131,6 +131,9 @@ class Ledger(Questions):
             need.of(budget.unit)  # raises here rather than halfway
         step = functools.partial(self._reserve, asked, need, applying, tags or {}, int(lease_s * 1e6))
         made = yield from patiently(step, min(patience_s, self._patience_s))
+        if isinstance(made, Refusal) and self._upkeep.pending:  # it may fit when what was given back is written
+            yield from self._upkeep.written(0.05)
+            made = yield from patiently(step, min(patience_s, self._patience_s))
         if self.durability == "power" and isinstance(made, Reservation):
             try:
                 yield from self._upkeep.synced(self._file.commits)
@@ -164,6 +167,8 @@ class Ledger(Questions):
             self._upkeep.later(step)
         except LedgerError as error:
             log.warning("what a call cost could not be written; its reservation stands, and will expire: %s", error)
+        except Exception:  # bookkeeping breaks no call
+            log.warning("a call could not be recorded; what it reserved will expire", exc_info=True)
         except BaseException:
             self._file.recover()
             self._upkeep.later(step)  # KeyboardInterrupt, which may have struck before or after the commit
@@ -323,8 +328,6 @@ class Ledger(Questions):
                     row = fresh[budget] = booking.budget_id(db, budget)
                 counters.append(booking.counter(db, budget, row, budget.scope(tags), asked.call, now))
             made: Reservation | Refusal | None = refusal_of(counters, need, now)
-            if made is not None and self._upkeep.pending:
-                raise LedgerBusy("what was given back is still to be written; it may fit then")
             if made is None:
                 row = booking.insert(db, asked, need, counters, now, lease_us)
                 made = Reservation(asked.attempt, need, tuple(counters), row=row)
@@ -389,12 +392,3 @@ def close_ledgers(under: Path | None = None) -> None:
     for ledger in list(_open):
         if under is None or ledger.path.is_relative_to(under):
             ledger.close()
-
-
-def _after_fork() -> None:
-    for ledger in list(_open):
-        ledger._upkeep.after_fork()  # noqa: SLF001
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

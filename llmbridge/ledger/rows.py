@@ -223,7 +223,12 @@ def moment(time_us: int) -> datetime:
 
 
 def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, bool) else value
+    """*value* as SQLite takes it; a provider may say anything."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int):
+        return int(value) if abs(value) < 2**63 else None
+    return value
 
 
 def _usd(amount: int | None) -> Decimal | None:

@@ -232,7 +232,7 @@ class File:
                 return Thread(db, self._open_lock())
             except BaseException as exc:
                 db.close()
-                if not isinstance(exc, DAMAGE):
+                if not isinstance(exc, (*DAMAGE, OSError)):
                     raise
                 error = self.translated(exc)
         raise error from None

@@ -48,8 +48,8 @@ class Thread:
     def end(self) -> None:
         """Roll back what is not committed and give the lock file back."""
         try:
-            if self.connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):  # it may have been closed meanwhile
+                if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
         finally:
             self.unlock()
@@ -94,7 +94,7 @@ class Transaction:
                 thread.connection.execute(self._begin)
         except BaseException as exc:
             thread.end()
-            if not isinstance(exc, DAMAGE):
+            if not isinstance(exc, (*DAMAGE, OSError)):
                 raise
             error = self._file.translated(exc)
         else:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 from llmbridge.errors import AlreadyResolved, LedgerBusy, LedgerError
@@ -35,6 +37,7 @@ class Upkeep:
         self._expire = expire
         self._at_once = at_once  # sync as soon as somebody waits, instead of once a second
         self._begin()
+        _all.add(self)
 
     def _begin(self) -> None:
         self._inbox: queue.SimpleQueue[Step | str | None] = queue.SimpleQueue()
@@ -47,7 +50,7 @@ class Upkeep:
         self._error: LedgerError | None = None
         self._stopped = False
 
-    after_fork = _begin  # the thread stayed in the parent, and so did what it had to do
+    after_fork = _begin
 
     def dirty(self) -> None:
         """Something was committed."""
@@ -66,9 +69,9 @@ class Upkeep:
         """Whether something that has happened is still to be written."""
         return bool(self._pending)
 
-    def written(self) -> Pauses[None]:
-        """Pauses until nothing is pending, for whoever wants to see what this process did; two seconds at most."""
-        give_up = time.monotonic() + 2.0
+    def written(self, most_s: float = 2.0) -> Pauses[None]:
+        """Pauses until nothing is pending, for whoever wants to see what this process did; *most_s* seconds at most."""
+        give_up = time.monotonic() + most_s
         while self._pending and not self._stopped and time.monotonic() < give_up:
             yield 0.001
 
@@ -127,7 +130,7 @@ class Upkeep:
             self._file.checkpoint()
         except LedgerBusy:
             raise
-        except LedgerError as error:
+        except Exception as error:
             log.warning("%s", error)
 
     def _read(self, waiting: list[Step]) -> bool:
@@ -176,8 +179,8 @@ class Upkeep:
             step()
         except LedgerBusy:
             pass  # next time
-        except LedgerError as error:
-            log.warning("%s", error)
+        except Exception as error:  # or nothing would ever be synced again
+            log.warning("the ledger's upkeep goes on: %s: %s", type(error).__name__, error)
 
     def _finish(self, waiting: list[Step]) -> None:
         give_up = time.monotonic() + 2.0
@@ -186,3 +189,15 @@ class Upkeep:
             time.sleep(0.001)
         self._sync()
         self._file.close_thread()
+
+
+_all: weakref.WeakSet[Upkeep] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for upkeep in list(_all):
+        upkeep.after_fork()  # the thread stayed in the parent, and so did what it had to do
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,8 @@
 """A warm hit, and a fresh process's cached answer, against LiteLLM's disk cache: python -m tests.benchmarks.cache [N]
 
-LiteLLM 1.106 needs the packages of its proxy for a hit (`pip install 'litellm[proxy]'`). Both answer the same question from a directory, in turn; N rounds (15). The floor is one SQLite read with one SHA-256.
+LiteLLM 1.106 needs the packages of its proxy for a hit (`pip install 'litellm[proxy]'`).
+
+Both answer the same question from a directory, in turn; N rounds (15). The floor is one SQLite read with one SHA-256.
 """
 
 from __future__ import annotations
