@@ -54,6 +54,15 @@ async def _close_client() -> None:
         task.cancel()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_real_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures of a whole module ask is recorded in no ledger of the developer's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMBRIDGE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+        close_ledgers()
+
+
 @pytest.fixture(autouse=True)
 def no_real_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test can spend money: the environment's credentials are gone."""

@@ -1,7 +1,7 @@
 """reserve() and settle() against two bare SQLite transactions: python -m tests.benchmarks.ledger [N]
 
-Both write in one directory, in turn; N rounds of each (25). No commit of the bare ones is synced to disk; ours are, once
-a second and beside the calls, or once a call with durability="power".
+Both write in one directory, in turn; N rounds of each (25). No commit of the bare ones is synced to disk; ours are,
+once a second and beside the calls, or once a call with durability="power".
 """
 
 from __future__ import annotations
