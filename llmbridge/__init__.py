@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llmbridge.bridge import Bridge as Bridge, Plan as Plan, tagged as tagged
+    from llmbridge.bridge import Bridge as Bridge
     from llmbridge.cache import Cache as Cache, CacheStats as CacheStats
+    from llmbridge.call.planning import Plan as Plan
     from llmbridge.cassette import replay as replay
     from llmbridge.completion import Chunk as Chunk, Completion as Completion, Embedding as Embedding, Usage as Usage
     from llmbridge.default import configure as configure, warm as warm
@@ -46,14 +47,17 @@ if TYPE_CHECKING:
         ProviderRateLimited as ProviderRateLimited,
         ProviderTimeout as ProviderTimeout,
         ProviderUnavailable as ProviderUnavailable,
+        RateLimited as RateLimited,
         StreamInterrupted as StreamInterrupted,
         UnknownPrice as UnknownPrice,
     )
+    from llmbridge.fallback import Candidate as Candidate, Fallback as Fallback, Limit as Limit
     from llmbridge.ledger import Balance as Balance, Budget as Budget, Ledger as Ledger, Spend as Spend
     from llmbridge.params import EmbedParams as EmbedParams, Params as Params
     from llmbridge.record import AttemptRecord as AttemptRecord, BudgetAlert as BudgetAlert, CallRecord as CallRecord
     from llmbridge.request import Model as Model
     from llmbridge.streams import AsyncCompletionStream as AsyncCompletionStream, CompletionStream as CompletionStream
+    from llmbridge.tags import tagged as tagged
 
     # The functions in `default` take whatever their Bridge's verb takes, and say so here once.
     _bridge = Bridge()
@@ -61,8 +65,9 @@ if TYPE_CHECKING:
     embed, aembed = _bridge.embed, _bridge.aembed
 
 _HOME = {
-    "llmbridge.bridge": ("Bridge", "Plan", "tagged"),
+    "llmbridge.bridge": ("Bridge",),
     "llmbridge.cache": ("Cache", "CacheStats"),
+    "llmbridge.call.planning": ("Plan",),
     "llmbridge.cassette": ("replay",),
     "llmbridge.completion": ("Chunk", "Completion", "Embedding", "Usage"),
     "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream", "warm"),
@@ -88,14 +93,17 @@ _HOME = {
         "ProviderRateLimited",
         "ProviderTimeout",
         "ProviderUnavailable",
+        "RateLimited",
         "StreamInterrupted",
         "UnknownPrice",
     ),
+    "llmbridge.fallback": ("Candidate", "Fallback", "Limit"),
     "llmbridge.ledger": ("Balance", "Budget", "Ledger", "Spend"),
     "llmbridge.params": ("EmbedParams", "Params"),
     "llmbridge.record": ("AttemptRecord", "BudgetAlert", "CallRecord"),
     "llmbridge.request": ("Model",),
     "llmbridge.streams": ("AsyncCompletionStream", "CompletionStream"),
+    "llmbridge.tags": ("tagged",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 

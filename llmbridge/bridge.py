@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, cast
 
 from pydantic import BaseModel
 
@@ -20,42 +18,26 @@ from llmbridge import provider, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call
 from llmbridge.call.memory import MODES, Memory, Mode, Wish
+from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
+from llmbridge.fallback import Endpoints, Fallback, Limit
+from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.params import CACHE, EmbedParams, Params
 from llmbridge.record import CallRecord
-from llmbridge.request import Inputs, Messages, Model, Request
+from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
+from llmbridge.tags import current
 
 
 log = logging.getLogger("llmbridge")
 
 T = TypeVar("T", Completion, Embedding)
-Models = str | Model | Sequence[str | Model]
 Budgets = str | Budget | Sequence[str | Budget]
-_Own = tuple[Models | None, Budgets | None, Mode | None, Mapping[str, str] | None, float | None]
+_Own = tuple[Models | Fallback | None, Budgets | None, Mode | None, Mapping[str, str] | None, float | None]
 DEFAULT = ""
-
-_tags: ContextVar[Mapping[str, str]] = ContextVar("llmbridge_tags", default=MappingProxyType({}))
-
-
-@contextmanager
-def tagged(**tags: str) -> Iterator[None]:
-    """Tags for every call inside the block, in this thread or task; a call's own tags win."""
-    token = _tags.set({**_tags.get(), **request.check_tags(tags)})
-    try:
-        yield
-    finally:
-        _tags.reset(token)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Which models a call would ask, in order. Nothing was sent to make it."""
-
-    models: tuple[str, ...]
 
 
 class Bridge:
@@ -70,6 +52,8 @@ class Bridge:
         cache: where answers are kept: a Cache, or a directory. None: nowhere. The default Bridge has one, in the
             platform's state directory; it rests inside replay().
         deadline_s: the bound on a whole call in seconds, over all its attempts, where the call gives none.
+        fallback: what is done after a failure, where the call brings no Fallback of its own; by default Fallback().
+        limits: what may be asked a minute, and at a time, besides the limits of the Models.
     """
 
     def __init__(
@@ -80,11 +64,16 @@ class Bridge:
         ledger: Ledger | str | os.PathLike[str] | None = DEFAULT,
         cache: Cache | str | os.PathLike[str] | None = None,
         deadline_s: float = 600.0,
+        fallback: Fallback | None = None,
+        limits: Limit | Sequence[Limit] = (),
     ) -> None:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
             raise ValueError("deadline_s is a number of seconds: every call has a bound")
-        self._models = _models(models)
+        self._fallback = fallback or Fallback()
+        self._models = models_of(models) or cast(tuple[Model, ...], self._fallback.models)
+        self._limiters = [Limiter(limit) for limit in ([limits] if isinstance(limits, Limit) else limits)]
+        self._endpoints = Endpoints()
         self._budgets = budgets_of(budgets)
         if self._budgets and ledger is None:
             raise ValueError("budgets need a ledger; ledger=None is for calls that nobody counts")
@@ -119,7 +108,7 @@ class Bridge:
         self,
         messages: Messages,
         *,
-        model: Models | None = None,
+        model: Models | Fallback | None = None,
         budget: Budgets | None = None,
         cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
@@ -131,7 +120,7 @@ class Bridge:
 
         Args:
             messages: one user message, or a list of OpenAI-shaped dicts.
-            model: "provider/name" as LiteLLM spells it, a Model, or a list of them, tried in order.
+            model: "provider/name" as LiteLLM spells it, a Model, or a list of them, tried in order; or a Fallback.
             budget: caps that hold for this call besides those of the Bridge: "$5/day", a Budget, or a list. The worst
                 case is reserved in all of them before anything is sent.
             cache: "on", where the Bridge has one, serves and keeps answers; "off" does neither, "refresh" only keeps,
@@ -152,6 +141,7 @@ class Bridge:
             LedgerError: a budget applies and the ledger cannot be used.
             ProviderError: the one model that was asked said no.
             AllAttemptsFailed: more than one attempt was made and none answered.
+            RateLimited: a limit of our own has no room in time.
             DeadlineExceeded: `deadline_s` passed.
         """
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
@@ -164,7 +154,7 @@ class Bridge:
         self,
         messages: Messages,
         *,
-        model: Models | None = None,
+        model: Models | Fallback | None = None,
         budget: Budgets | None = None,
         cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
@@ -183,7 +173,7 @@ class Bridge:
         self,
         messages: Messages,
         *,
-        model: Models | None = None,
+        model: Models | Fallback | None = None,
         budget: Budgets | None = None,
         cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
@@ -209,7 +199,7 @@ class Bridge:
         self,
         messages: Messages,
         *,
-        model: Models | None = None,
+        model: Models | Fallback | None = None,
         budget: Budgets | None = None,
         cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
@@ -227,7 +217,7 @@ class Bridge:
         self,
         inputs: Inputs,
         *,
-        model: Models | None = None,
+        model: Models | Fallback | None = None,
         budget: Budgets | None = None,
         cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
@@ -245,7 +235,7 @@ class Bridge:
         self,
         inputs: Inputs,
         *,
-        model: Models | None = None,
+        model: Models | Fallback | None = None,
         budget: Budgets | None = None,
         cache: Mode | None = None,
         tags: Mapping[str, str] | None = None,
@@ -259,11 +249,21 @@ class Bridge:
                 attempt.take(attempt.kept or await provider.aembed(attempt.request, attempt.exchange))
         return _answer(call, Embedding)
 
-    def plan(self, messages: Messages, *, model: Models | None = None, **params: Unpack[Params]) -> Plan:
-        """Which models complete() would ask with these arguments; raises what it would raise before sending."""
-        asked = request.chat(messages, dict(params), None)
-        candidates = self._candidates(asked, model)
-        return Plan(models=tuple(candidate.model for candidate in candidates))
+    def plan(
+        self,
+        messages: Messages,
+        *,
+        model: Models | Fallback | None = None,
+        budget: Budgets | None = None,
+        cache: Mode | None = None,
+        tags: Mapping[str, str] | None = None,
+        response_model: type[BaseModel] | None = None,
+        **params: Unpack[Params],
+    ) -> Plan:
+        """What complete() would do with these arguments: whom it would ask, in which order, who is left out and why,
+        what that can cost at most, what is left of the budgets. Nothing is sent or reserved; raises as complete() does
+        before it sends."""
+        return self._chat(messages, (model, budget, cache, tags, None), response_model, params).plan()
 
     def subscribe(self, listener: Callable[[CallRecord], None]) -> Callable[[], None]:
         """Have *listener* called with the record of every call that ends; returns what unsubscribes it.
@@ -285,27 +285,32 @@ class Bridge:
         self,
         asked: Request,
         cache_params: dict[str, Any],
-        model: Models | None,
+        model: Models | Fallback | None,
         budget: Budgets | None,
         cache: Mode | None,
         tags: Mapping[str, str] | None,
         deadline_s: float | None,
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
-        candidates = self._candidates(asked, model)
-        budgets = distinct([*self._budgets, *budgets_of(budget)]) if budget is not None else self._budgets
-        tags = request.check_tags({**_tags.get(), **(tags or {})})
+        policy, models = self._policy(asked, model)
+        limit = [] if policy.max_usd is None else [f"${policy.max_usd}/call"]
+        given = [*budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
+        budgets = distinct([*self._budgets, *given]) if given else self._budgets
+        tags = request.check_tags({**current(), **(tags or {})})
         memory = self._memory(_wish(cache, cache_params), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
             asked = replace(asked, content=copy.deepcopy(asked.content))
+        ledger = self._usable_ledger(budgets, models)
         return Call(
             asked,
-            candidates,
+            candidates_of(asked, models, self._endpoints, None if ledger is None else _breakers(ledger.path)),
+            policy=policy,
             tags=tags,
-            deadline_s=deadline_s or self._deadline_s,
+            deadline_s=deadline_s or policy.deadline_s or self._deadline_s,
             publish=self._publish,
-            ledger=self._usable_ledger(budgets, candidates),
+            ledger=ledger,
             budgets=budgets,
+            limiters=self._limiters,
             memory=memory,
         )
 
@@ -319,12 +324,15 @@ class Bridge:
             )
         return None
 
-    def _candidates(self, asked: Request, model: Models | None) -> tuple[Model, ...]:
-        candidates = self._models if model is None else _models(model)
+    def _policy(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:
+        """What is done after a failure, and whom to ask."""
+        policy = model if isinstance(model, Fallback) else self._fallback
+        named = models_of(policy.models if isinstance(model, Fallback) else () if model is None else model)
+        candidates = named or self._models
         if not candidates:
             raise ValueError("no model: write model='openai/gpt-4o-mini', or Bridge(models=[...])")
         request.check_destination(asked, candidates)
-        return candidates
+        return policy, candidates
 
     def _usable_ledger(self, budgets: Sequence[Budget], candidates: Sequence[Model]) -> Ledger | None:
         """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
@@ -353,11 +361,10 @@ class Bridge:
                 log.warning("a subscriber failed on the record of call %s", record.id, exc_info=True)
 
 
-def _models(models: Models) -> tuple[Model, ...]:
-    if not isinstance(models, (str, Model, list, tuple)):
-        raise TypeError(f"model is 'provider/name', a Model, or a list of them, not {type(models).__name__}")
-    listed = [models] if isinstance(models, (str, Model)) else list(models)
-    return tuple(entry if isinstance(entry, Model) else Model(entry) for entry in listed)
+@functools.lru_cache(maxsize=8)
+def _breakers(ledger: Path) -> Path:
+    """Where the processes that share a ledger tell each other which models fail."""
+    return ledger.with_name(ledger.name + "-breakers")
 
 
 def _guards(first_chunk_s: float | None, chunk_gap_s: float | None) -> tuple[float | None, float | None]:

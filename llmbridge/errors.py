@@ -3,6 +3,7 @@
     LLMBridgeError
     |-- BudgetExceeded           the attempt was not sent: it could have passed a cap
     |-- UnknownPrice             a budget applies and what the model can cost is not known
+    |-- RateLimited              our own limiter: waiting would take too long
     |-- CacheMiss                cache="only", and nothing kept
     |-- CassetteMiss             replay, and nothing recorded
     |-- DeadlineExceeded         the call's own time is over
@@ -116,6 +117,18 @@ class UnknownPrice(LLMBridgeError):
     which line would make it known."""
 
 
+class RateLimited(LLMBridgeError):
+    """A limit of our own (Model.rpm, tpm, concurrency, or a Limit) had no room in time. The attempt was not sent.
+
+    `.retry_after_s`: when there is room, in seconds, or None if nobody can tell; `.attempts`: what was sent before.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None, attempts: Sequence[AttemptRecord] = ()) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.attempts = tuple(attempts)
+
+
 class CacheMiss(LLMBridgeError):
     """`cache="only"` was asked for and no candidate's answer is kept. Nothing was sent."""
 
@@ -213,13 +226,15 @@ class ProviderTimeout(ProviderError):
 
 
 class InvalidOutput(ProviderError):
-    """The answer does not fit `response_model`; `.output` is the text that came back."""
+    """The answer does not fit `response_model`, or Fallback(accept=) did not want it; `.output` is the text that came
+    back. `.repairable`: the model may be shown what is wrong with it."""
 
     kind = "bad answer"
 
-    def __init__(self, message: str, *, output: str, **fields: Any) -> None:
+    def __init__(self, message: str, *, output: str, repairable: bool = True, **fields: Any) -> None:
         super().__init__(message, **fields)
         self.output = output
+        self.repairable = repairable
 
 
 class StreamInterrupted(ProviderError):

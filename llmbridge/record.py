@@ -12,7 +12,7 @@ from typing import Literal
 from llmbridge.money import show_usd
 
 
-Reason = Literal["initial", "retry", "fallback", "repair", "downgrade"]
+Reason = Literal["initial", "retry", "fallback", "repair", "downgrade", "hedge", "restart"]
 Outcome = Literal["answered", "failed", "left", "cancelled", "lost"]
 
 
@@ -55,6 +55,7 @@ class AttemptRecord:
         outcome: "left" is a stream that its reader closed early; "lost" is one whose process died.
         status: the HTTP status that came back, or None.
         sent: False if surely nothing reached the provider.
+        waited_s: how long it waited before it was sent, for a back-off or a limit.
         cost_usd: what is charged for it; None if unknown. `uncertain`: the provider may have billed less (or, without
             a price, anything), and nobody reported it. `Ledger.reconcile` corrects it.
         reserved_usd: the worst case that was reserved before sending.
@@ -76,6 +77,7 @@ class AttemptRecord:
     request_id: str | None = None
     response_model: str | None = None
     retry_after_s: float | None = None
+    waited_s: float = 0.0
     duration_s: float = 0.0
     first_chunk_s: float | None = None
     input_tokens: int | None = None
@@ -94,9 +96,9 @@ class AttemptRecord:
         what = (
             self.outcome if self.error_type is None else f"{self.error_type}{f' {self.status}' if self.status else ''}"
         )
-        return (
-            f"{self.number}. {self.model} ({self.reason}): {what}, {self.duration_s:.2f} s, {show_usd(self.cost_usd)}"
-        )
+        waited = f" after {self.waited_s:.2f} s" if self.waited_s >= 0.01 else ""
+        took = f"{self.duration_s:.2f} s, {show_usd(self.cost_usd)}"
+        return f"{self.number}. {self.model} ({self.reason}{waited}): {what}, {took}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,7 +107,8 @@ class CallRecord:
 
     `cost_usd` is the sum over all attempts, None if any part of it is unknown. `error_type` is the class that the
     caller caught. A call that was answered from the cache is `cached`: nothing was sent, `saved_usd` is what the answer
-    cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over.
+    cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over. `dropped` are
+    candidates that were not asked, each with the reason.
     """
 
     id: str
@@ -119,6 +122,7 @@ class CallRecord:
     model: str | None = None
     provider: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
+    dropped: tuple[str, ...] = ()
     input_tokens: int | None = None
     output_tokens: int | None = None
     estimated: bool = False
@@ -140,4 +144,5 @@ class CallRecord:
         if self.cached:
             head += f", from the cache ({self.cache_age_s or 0:.0f} s old{', stale' if self.stale else ''})"
             head += f", which saved {show_usd(self.saved_usd)}"
-        return "\n".join([head, *(attempt.line() for attempt in self.attempts)])
+        dropped = [f"not asked: {each}" for each in self.dropped]
+        return "\n".join([head, *dropped, *(attempt.line() for attempt in self.attempts)])

@@ -41,6 +41,10 @@ class Model:
         input_usd_per_mtok, output_usd_per_mtok: US dollars per million tokens, for a model without a price in LiteLLM's
             table or with another one; both or neither. Kept as Decimal, a float by its shortest decimal text.
         max_output_tokens: the most that the model can answer, for a model of which LiteLLM does not know it.
+        rpm, tpm: requests and tokens a minute that this process may ask of it; see Limit.
+        concurrency: how many calls of this process may ask it at a time; "adaptive": as many as go well.
+        weight: its share of the calls, for the strategy "weighted".
+        quality: how good its answers are, on any scale, for the strategies "quality" and "balanced".
     """
 
     model: str
@@ -52,6 +56,11 @@ class Model:
     input_usd_per_mtok: Decimal | float | str | None = None
     output_usd_per_mtok: Decimal | float | str | None = None
     max_output_tokens: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    concurrency: int | Literal["adaptive"] | None = None
+    weight: float = 1.0
+    quality: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
@@ -70,12 +79,19 @@ class Model:
         limit = self.max_output_tokens
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise ValueError(f"max_output_tokens is a whole number of tokens above 0, not {limit!r}")
+        check_limits(self.rpm, self.tpm, self.concurrency)
+        for name, value in (("weight", self.weight), ("quality", self.quality)):
+            if value is not None and not (_is_number(value) and value >= 0):
+                raise ValueError(f"{name} is a number, 0 or more, not {value!r}")
 
     @property
     def transport(self) -> Hidden:
         """What this model adds to the call's transport parameters."""
         fields = ("api_base", "api_key", "api_version", "extra_headers")
         return Hidden({name: value for name in fields if (value := getattr(self, name)) is not None})
+
+
+Models = str | Model | Sequence[str | Model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,14 @@ class Request:
         ask = f"That answer does not fit the schema:\n{complaint}\nAnswer again, with the corrected JSON alone."
         said = [{"role": "assistant", "content": answer}, {"role": "user", "content": ask}]
         return replace(self, content=[*self.content, *said])
+
+
+def models_of(models: Models) -> tuple[Model, ...]:
+    """Each as a Model, in their order. Raises TypeError for anything else."""
+    if not isinstance(models, (str, Model, list, tuple)):
+        raise TypeError(f"model is 'provider/name', a Model, or a list of them, not {type(models).__name__}")
+    listed = [models] if isinstance(models, (str, Model)) else list(models)
+    return tuple(entry if isinstance(entry, Model) else Model(entry) for entry in listed)
 
 
 def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseModel] | None) -> Request:
@@ -278,9 +302,21 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     return dict(tags or {})
 
 
+def check_limits(rpm: float | None, tpm: float | None, concurrency: int | str | None) -> None:
+    """Raise ValueError for a limit that nothing, or everything, could pass."""
+    for name, value in (("rpm", rpm), ("tpm", tpm)):
+        if value is not None and not (_is_number(value) and value > 0):
+            raise ValueError(f"{name} is a number above 0, not {value!r}")
+    whole = isinstance(concurrency, int) and not isinstance(concurrency, bool) and concurrency > 0
+    if concurrency is not None and concurrency != "adaptive" and not whole:
+        raise ValueError(f"concurrency is a whole number above 0, or 'adaptive', not {concurrency!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_seconds(name: str, value: float | None) -> None:
     """A time span is a positive number of seconds."""
-    if value is not None and not (
-        isinstance(value, (int, float)) and value is not True and math.isfinite(value) and value > 0
-    ):
+    if value is not None and not (_is_number(value) and value > 0):
         raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")

@@ -15,6 +15,7 @@ import llmbridge
 from llmbridge import default, redaction, wire
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion
+from llmbridge.fallback import Fallback
 from llmbridge.ledger import close_ledgers
 from llmbridge.record import CallRecord
 from llmbridge.redaction import is_credential
@@ -25,6 +26,7 @@ from tests.simulator import Simulator
 # it would fetch its price table.
 llmbridge.warm()
 
+ONCE = Fallback(retries=0, breaker=False)
 VERBS = ("complete", "acomplete", "stream", "astream")
 Ask = Callable[..., Completion]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -81,9 +83,10 @@ def no_remembered_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bridge]:
-    """Each test has a default Bridge of its own, and a place for its ledger."""
+    """Each test has a default Bridge of its own, and a place for its ledger. What is asked twice is asked by tests that
+    say so: it asks each candidate once, whatever is known of it."""
     monkeypatch.setenv("LLMBRIDGE_HOME", str(tmp_path / "home"))
-    bridge = Bridge()
+    bridge = Bridge(fallback=ONCE)
     monkeypatch.setattr(default, "_bridge", bridge)
     yield bridge
     close_ledgers(tmp_path)

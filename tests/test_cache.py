@@ -18,7 +18,7 @@ from pydantic import BaseModel, field_validator
 import llmbridge
 from llmbridge import Bridge, Cache, CacheMiss, CallRecord, Model, default
 from llmbridge.cache import flight
-from tests.conftest import Ask, Run, asking
+from tests.conftest import ONCE, Ask, Run, asking
 from tests.simulator import Fault, Reply, Simulator
 
 
@@ -41,7 +41,9 @@ def clock() -> Clock:
 @pytest.fixture
 def bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Bridge:
     """The default Bridge of this test, with a cache."""
-    made = Bridge(cache=Cache(tmp_path / "cache", clock=clock, namespace=("tenant",), stale_if_error_s=60))
+    made = Bridge(
+        cache=Cache(tmp_path / "cache", clock=clock, namespace=("tenant",), stale_if_error_s=60), fallback=ONCE
+    )
     monkeypatch.setattr(default, "_bridge", made)
     return made
 

@@ -16,7 +16,7 @@ import pytest
 
 import llmbridge
 from llmbridge import AttemptRecord, LLMBridgeError, ProviderError, errors
-from llmbridge.fallback.policy import ANOTHER_MODEL
+from llmbridge.fallback.policy import KINDS
 from llmbridge.provider.translation import request_id, retry_after_s
 
 
@@ -40,6 +40,7 @@ ONE_OF_EACH: list[LLMBridgeError] = [
     errors.LedgerBusy("m"),
     errors.LedgerCorrupt("m"),
     errors.AlreadyResolved("m"),
+    errors.RateLimited("m", retry_after_s=2.5, attempts=[ATTEMPT]),
     errors.CacheMiss("m"),
     errors.CassetteMiss("m"),
     errors.DeadlineExceeded("m", deadline_s=2.0, attempts=[ATTEMPT]),
@@ -127,11 +128,11 @@ def test_a_note_survives_pickling() -> None:
 
 @pytest.mark.parametrize("cls", [ProviderError, *ProviderError.__subclasses__()], ids=lambda cls: cls.__name__)
 def test_the_policy_knows_every_kind_of_provider_error(cls: type[ProviderError]) -> None:
-    assert cls.kind in ANOTHER_MODEL
+    assert cls.kind in KINDS
 
 
 def test_the_policy_has_no_kind_that_no_error_is_of() -> None:
-    assert set(ANOTHER_MODEL) == {cls.kind for cls in [ProviderError, *ProviderError.__subclasses__()]}
+    assert set(KINDS) == {cls.kind for cls in [ProviderError, *ProviderError.__subclasses__()]}
 
 
 def test_a_group_of_attempts_can_be_caught_by_kind() -> None:

@@ -15,7 +15,7 @@ import pytest
 import llmbridge
 from llmbridge import CallRecord, LLMBridgeError, Model, default, provider, wire
 from llmbridge.bridge import Bridge
-from tests.conftest import VERBS, Ask, Run, asking
+from tests.conftest import ONCE, VERBS, Ask, Run, asking
 from tests.simulator import Fault, Reply, Simulator
 
 
@@ -280,7 +280,7 @@ class Seen(NamedTuple):
 def sweep() -> dict[tuple[str, str], Seen]:
     """Each provider of LiteLLM's list, asked by all four verbs; the answer is a 503, or a 404 on a path of its own."""
     names = {str(getattr(name, "value", name)) for name in _litellm().provider_list}
-    bridge = Bridge()
+    bridge = Bridge(fallback=ONCE)
     heard: list[CallRecord] = []
     bridge.subscribe(heard.append)
     found: dict[tuple[str, str], Seen] = {}

@@ -12,6 +12,7 @@ from llmbridge import Model, Usage
 from llmbridge.provider import cost, litellm
 from llmbridge.provider.pricing import source
 from llmbridge.provider.rates import entry_of
+from llmbridge.provider.table import PLAIN, bundled, find
 from llmbridge.request import Request, chat, embeddings
 
 
@@ -431,3 +432,17 @@ def test_a_large_sum_is_not_rounded_up_for_the_noise_of_its_floats() -> None:
 
     assert known is not None
     assert known.usd == Decimal("225.0000025")
+
+
+def test_the_table_read_without_litellm_says_the_same_of_every_model_of_the_usual_providers() -> None:
+    table = bundled()
+    keys = {key: fields["litellm_provider"] for key, fields in table.items() if fields.get("litellm_provider") in PLAIN}
+    found = {}
+    for key, provider in keys.items():
+        request = asked(key if key.startswith(f"{provider}/") else f"{provider}/{key}")
+        entry = entry_of(request)
+        found[request.model] = (find(request), None if entry is None else (entry.key, entry.provider))
+
+    assert len(found) > 500
+    assert {model: both for model, both in found.items() if both[0] != both[1]} == {}
+    assert all(litellm().model_cost[key] == table[key] for key in keys)

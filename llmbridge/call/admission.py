@@ -108,7 +108,7 @@ def _reserve(
     def reserve() -> Pauses[Reservation | Refusal]:
         return ledger.reserving(
             asked,
-            _need(worst),
+            need_of(worst),
             budgets,
             tags=applicant.tags,
             lease_s=applicant.remaining_s + LEASE_MARGIN_S,
@@ -159,7 +159,7 @@ def _may_clamp(refusal: Refusal, applicant: Applicant, *, capped: bool) -> bool:
 
 def _countable(budgets: Sequence[Budget], worst: WorstCase) -> list[Budget]:
     """Those of *budgets* that *worst* can be held against. Raises UnknownPrice unless the others are on trial."""
-    need, counted = _need(worst), []
+    need, counted = need_of(worst), []
     for budget in budgets:
         if getattr(need, budget.unit) is not None:
             counted.append(budget)
@@ -188,7 +188,8 @@ def _clamped(request: Request, worst: WorstCase, refusal: Refusal) -> Request | 
     return None if smaller is request else smaller
 
 
-def _need(worst: WorstCase) -> Need:
+def need_of(worst: WorstCase) -> Need:
+    """A worst case, as the ledger takes it."""
     known = worst.input_tokens is not None and worst.output_tokens is not None
     tokens = (worst.input_tokens or 0) + (worst.output_tokens or 0) if known else None
     return Need(_countable_amount(worst.nanousd), _countable_amount(tokens))

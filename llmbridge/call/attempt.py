@@ -26,7 +26,7 @@ from llmbridge.exchange import Exchange
 from llmbridge.ledger import Charge, Reservation
 from llmbridge.money import usd
 from llmbridge.provider import WorstCase
-from llmbridge.record import AttemptRecord, Reason
+from llmbridge.record import AttemptRecord
 from llmbridge.request import Request
 from llmbridge.waiting import wait, wait_async
 
@@ -34,6 +34,8 @@ from llmbridge.waiting import wait, wait_async
 if TYPE_CHECKING:
     from llmbridge.call.admission import Admitted
     from llmbridge.call.call import Call
+    from llmbridge.call.course import Ask
+    from llmbridge.call.gate import Entrance
 
 Answer = Completion | Embedding
 NOT_ADMITTED = WorstCase(None, None, None)
@@ -46,12 +48,13 @@ class Attempt:
     call and passes.
     """
 
-    def __init__(self, call: Call, request: Request, reason: Reason) -> None:
-        self.question = request  # as the caller put it to this model
-        self.asked = request  # the same, or what is left of it; before a budget gave it a cap
+    def __init__(self, call: Call, ask: Ask) -> None:
+        self.ask = ask
+        request = ask.request
+        self.asked = request  # as the call puts it to this model, or what is left of it; before a budget gave it a cap
         self.request = request
         self.id = ""
-        self.record = AttemptRecord(number=0, model=request.model, provider=request.provider, reason=reason)
+        self.record = AttemptRecord(number=0, model=request.model, provider=request.provider, reason=ask.reason)
         self.exchange = Exchange()
         self.error: ProviderError | None = None
         self.ready: deque[Chunk] = deque()
@@ -62,6 +65,7 @@ class Attempt:
         self._source: provider.Source | Recalled | None = None
         self._worst = NOT_ADMITTED
         self._charge: Charge | None = None
+        self.entrance: Entrance | None = None
         self.reservation: Reservation | None = None
         self.recalled: Recalled | None = None
         self.known: dict[int, Vector] = {}  # of an embedding: what need not be asked
@@ -107,11 +111,23 @@ class Attempt:
                 raise
         return swallowed
 
-    def ask(self, request: Request, reason: Reason) -> None:
-        """Ask another *request* than this attempt was made for, before it is sent."""
-        self.question = self.asked = self.request = request
+    @property
+    def question(self) -> Request:
+        """As the caller put it to this model."""
+        return self.ask.question
+
+    def put(self, ask: Ask) -> None:
+        """Ask something else than this attempt was made for, before it is sent."""
+        self.ask = ask
+        self.asked = self.request = request = ask.request
         self.known = {}
-        self.record.model, self.record.provider, self.record.reason = request.model, request.provider, reason
+        self.record.model, self.record.provider, self.record.reason = request.model, request.provider, ask.reason
+
+    def turned_away(self) -> None:
+        """What it took at the gate is given back: it is not sent, or not to this model."""
+        entrance, self.entrance = self.entrance, None
+        if entrance is not None:
+            entrance.end(self.record)
 
     def admitted(self, admitted: Admitted) -> None:
         """Send what was *admitted*, under its reservation."""
@@ -136,6 +152,8 @@ class Attempt:
             answer = self._whole(answer)
         if isinstance(answer, Completion):
             answer._parsed = self._parsed(answer)
+            if self.recalled is None:
+                self._judge(answer)
         self._call.answer = answer
 
     def _whole(self, sent: Embedding) -> Embedding:
@@ -210,6 +228,7 @@ class Attempt:
             self._resolve(self._seen(self._assembly))
         else:
             self._resolve(charge.unknown(self.record, self._worst))
+        self._pass_out()
         self._call.finish(outcome, error)
 
     def _not_sent(self, error: BaseException) -> None:
@@ -217,6 +236,7 @@ class Attempt:
         if self.done:
             return
         self.done = True
+        self.turned_away()
         if not isinstance(error, (BudgetExceeded, UnknownPrice)):
             self._call.forget(self)
         self._call.finish("failed" if isinstance(error, Exception) else "cancelled", error)
@@ -233,7 +253,7 @@ class Attempt:
         if self.recalled is not None:
             self._call.recalled(self.recalled.entry)
             return
-        self._call.started(self.record)
+        self._call.started(self)
         self.exchange.deadline = self._started + self._call.remaining_s()
 
     def _end(self, error: BaseException | None) -> bool:
@@ -255,6 +275,7 @@ class Attempt:
         self._observe()
         if self._charge is not None:
             self._resolve(self._charge)
+        self._pass_out()
         self._call.finish("answered")
 
     def _fail(self, error: ProviderError) -> None:
@@ -273,6 +294,13 @@ class Attempt:
             else:
                 self._charge = charge.failed(record, self._worst, error, charge_5xx=self._call.charges_5xx)
         self._resolve(self._charge)
+        self._pass_out(error)
+
+    def _pass_out(self, error: ProviderError | None = None) -> None:
+        """Tell the gate how it went, once."""
+        entrance, self.entrance = self.entrance, None
+        if entrance is not None:
+            entrance.end(self.record, error, in_time=self._call.remaining_s() > 0)
 
     def _observe(self) -> None:
         """What the exchange knows, into the record."""
@@ -295,6 +323,19 @@ class Attempt:
         self._call.record.chunk_count = self._assembly.chunk_count
         self.take(completion)
         self._succeed()
+
+    def _judge(self, completion: Completion) -> None:
+        accept = self._call.policy.accept
+        if accept is None or accept(completion):
+            return
+        raise InvalidOutput(
+            f"{self.request.model} answered, and accept= did not want the answer",
+            output=completion.text,
+            repairable=False,
+            model=self.request.model,
+            provider=self.request.provider,
+            status=self.exchange.status,
+        )
 
     def _parsed(self, completion: Completion) -> Any:
         wanted = self.request.response_model

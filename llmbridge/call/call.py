@@ -5,13 +5,15 @@ request, watches the exchange, books what it cost and swallows the error when th
 this file is the one place:
 
     1. validate    request.py, before a Call exists
-    2. plan        the candidates, in the order given
+    2. plan        the candidates, in the order of the strategy, without those that cannot serve (planning.py)
     3. recall      the first candidate's answer that is kept ends the call; an equal request under way is waited for
                    (memory.py)
-    4. admit       is there time left? then the worst case is reserved in the ledger, in every budget (admission.py)
+    4. admit       is there time left? a pause after a failure, the breaker, the limits (gate.py); then the worst case
+                   is reserved in the ledger, in every budget (admission.py)
     5. send        provider, once, through an Exchange
     6. resolve     what was it, what is it charged (charge.py); the reservation is settled or released
-    7. decide      done, the same model shown its wrong answer, the next one, or stop (fallback.policy)
+    7. decide      done, the same model again, the same one shown its wrong answer, the next one, or stop (course.py,
+                   by the table of fallback.policy)
     8. remember    the answer, unless it must not be kept
     9. record      one CallRecord, to the ledger and to everyone who listens
 
@@ -24,31 +26,31 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llmbridge.cache import Entry
-from llmbridge.call import admission
+from llmbridge.call import admission, failure, gate
 from llmbridge.call.admission import Admitted, Applicant, Refused
 from llmbridge.call.attempt import Answer, Attempt
+from llmbridge.call.course import Ask, Course
 from llmbridge.call.memory import Memory, Recalled
+from llmbridge.call.planning import Plan, plan_of
 from llmbridge.errors import (
-    AllAttemptsFailed,
     BudgetExceeded,
     CacheMiss,
-    DeadlineExceeded,
-    InvalidOutput,
     LedgerError,
     LLMBridgeError,
     ProviderError,
+    RateLimited,
     UnknownPrice,
 )
-from llmbridge.fallback import after
+from llmbridge.fallback import Candidate, Fallback
+from llmbridge.fallback.limiter import Limiter
 from llmbridge.ledger import Budget, Charge, Ledger, Reservation
 from llmbridge.money import usd
-from llmbridge.record import AttemptRecord, CallRecord, Reason, new_id, sum_usd
-from llmbridge.request import Model, Request
+from llmbridge.record import AttemptRecord, CallRecord, new_id, sum_usd
+from llmbridge.request import Request
 from llmbridge.waiting import Pauses
 
 
@@ -61,31 +63,31 @@ class Call:
     def __init__(
         self,
         request: Request,
-        candidates: Sequence[Model],
+        candidates: Sequence[Candidate],
         *,
+        policy: Fallback,
         tags: dict[str, str],
         deadline_s: float,
         publish: Callable[[CallRecord], None],
         ledger: Ledger | None = None,
         budgets: Sequence[Budget] = (),
+        limiters: Sequence[Limiter] = (),
         memory: Memory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.answer: Answer | None = None
         self.deadline_s = deadline_s
+        self.policy = policy
         self.record = CallRecord(
             id=new_id(),
             verb=request.verb,
-            models=tuple(candidate.model for candidate in candidates),
+            models=tuple(candidate.request.model for candidate in candidates),
             tags=tags,
             started_at=time.time(),
         )
-        self._requests = [request.for_model(candidate) for candidate in candidates]
-        # What to ask, why, and which of the questions it is.
-        self._upcoming: deque[tuple[Request, Reason, Request]] = deque(
-            (each, "fallback", each) for each in self._requests
-        )
-        self._upcoming[0] = (self._requests[0], "initial", self._requests[0])
+        self._candidates = candidates
+        self._course = Course(candidates, policy, clock)
+        self._limiters = limiters
         self._publish = publish
         self.ledger = ledger
         self.memory = memory
@@ -111,44 +113,58 @@ class Call:
             if not answered:  # an error has finished the call already; this is for a loop that was left
                 self.finish("cancelled")
 
+    def plan(self) -> Plan:
+        """What it would do now."""
+        memory = self.memory
+        return plan_of(
+            self._candidates,
+            self.policy,
+            lambda request: memory is not None and memory.recall(request) is not None,
+            self.ledger,
+            self._budgets,
+            self.record.tags,
+        )
+
     def _attempts(self) -> Iterator[Attempt]:
-        upcoming = self._upcoming
         if (recalled := self._recall()) is not None:
             yield self._attempt(recalled)
             return
-        step = "next"
-        while upcoming:
+        while (ask := self._next()) is not None:
             self._book()
-            request, reason, question = upcoming.popleft()
-            self.current = attempt = Attempt(self, request, reason)
-            attempt.question = question
+            self.current = attempt = Attempt(self, ask)
             self._leave_out_known(attempt)
             yield attempt
             if attempt.error is None:
                 return
-            step = after(attempt.error, repaired=attempt.record.reason == "repair")
-            if step == "stop":
-                break
-            if step == "repair" and isinstance(attempt.error, InvalidOutput):
-                repaired = attempt.asked.repaired(attempt.error.output, str(attempt.error))
-                upcoming.appendleft((repaired, "repair", attempt.question))
-            elif self.memory is not None:
+            does = self._course.after(attempt.error, attempt.ask, self.remaining_s())
+            if self.memory is not None and does not in ("retry", "repair"):
                 self.memory.land()  # whoever waits for this model's answer need not wait for another's
-            if self.remaining_s() <= 0:
-                break
         error = self._failure()
-        if step != "stop" and (recalled := self._recall(stale=True)) is not None:
-            log.warning("an answer whose time is over is served, since nobody else answers: %s", error)
+        if (recalled := self._recall_stale(error)) is not None:
             yield self._attempt(recalled)
             return
         self.finish("failed", error)
         raise error
 
+    def _recall_stale(self, error: LLMBridgeError) -> Recalled | None:
+        """An answer whose time is over, since there is no other."""
+        if self._course.stopped or (recalled := self._recall(stale=True)) is None:
+            return None
+        log.warning("an answer whose time is over is served, since nobody else answers: %s", error)
+        return recalled
+
+    def _next(self) -> Ask | None:
+        try:
+            return self._course.next()
+        except Exception as error:  # the strategy may be the caller's own
+            self.finish("failed", error)
+            raise
+
     def _recall(self, *, stale: bool = False) -> Recalled | None:
         """The first candidate's answer that is kept. Raises CacheMiss if nothing else is wanted."""
         if self.memory is None:
             return None
-        found = (self.memory.recall(request, stale=stale) for request in self._requests)
+        found = (self.memory.recall(each.request, stale=stale) for each in self._candidates)
         recalled = next((each for each in found if each is not None), None)
         if recalled is None and self.memory.only:
             error = CacheMiss(f"no answer of {', '.join(self.record.models)} is kept, and cache='only' sends nothing")
@@ -162,7 +178,8 @@ class Call:
             attempt.request = attempt.asked
 
     def _attempt(self, recalled: Recalled) -> Attempt:
-        self.current = attempt = Attempt(self, recalled.request, "initial")
+        candidate = next(each for each in self._candidates if each.request is recalled.request)
+        self.current = attempt = Attempt(self, Ask(candidate, recalled.request, recalled.request, "initial"))
         attempt.recalled = recalled
         return attempt
 
@@ -179,19 +196,64 @@ class Call:
             if attempt.recalled is not None:
                 return
         while True:
-            failure: LLMBridgeError | None
+            refusal: LLMBridgeError | None
             try:
+                yield from self._enter(attempt)
                 admitted = yield from self._admission(attempt)
                 break
+            except gate.Closed as closed:
+                refusal = self._closed(attempt, closed)
             except Refused as refused:
-                failure = self._refused(attempt, refused)
+                refusal = self._refused(attempt, refused)
+                attempt.turned_away()
             except (UnknownPrice, LedgerError) as error:
-                failure = error
-            if failure is not None:
-                self.finish("failed", failure)
-                raise failure
+                refusal = error
+            if refusal is not None:
+                self.finish("failed", refusal)
+                raise refusal
+            if attempt.recalled is not None:
+                return
         attempt.admitted(admitted)
         self._check_time()
+
+    def _enter(self, attempt: Attempt) -> Pauses[None]:
+        """Pauses until *attempt* may be sent but for the money."""
+        started = self._clock()
+        terms = gate.Terms(
+            remaining_s=max(self.remaining_s(), 0),
+            patience_s=self.policy.patience_s,
+            breaker=self.policy.breaker,
+            limiters=self._limiters,
+            tags=self.record.tags,
+            clock=self._clock,
+        )
+        attempt.entrance = yield from gate.enter(attempt.ask, terms, others=self._course.others(attempt.ask))
+        attempt.record.waited_s = self._clock() - started
+        self._check_time()
+
+    def _closed(self, attempt: Attempt, closed: gate.Closed) -> LLMBridgeError | None:
+        """The error, or None if *attempt* now asks somebody else."""
+        ask = self._course.instead(attempt.ask, closed.why)
+        if ask is not None:
+            self._put(attempt, ask)
+            return None
+        error = self._nobody(closed.error)
+        attempt.recalled = self._recall_stale(error)
+        return error if attempt.recalled is None else None
+
+    def _put(self, attempt: Attempt, ask: Ask) -> None:
+        attempt.put(ask)
+        self._leave_out_known(attempt)
+        if self.memory is not None:
+            self.memory.land()
+
+    def _nobody(self, error: LLMBridgeError) -> LLMBridgeError:
+        """What a call gets whose last candidate cannot be asked now."""
+        if self._errors:
+            return self._failure()
+        if isinstance(error, RateLimited):
+            error.attempts = tuple(self._records)
+        return error
 
     def _join(self, memory: Memory, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
         """The answer of an equal call under way; None if this call is to ask for itself, also because the other one
@@ -218,22 +280,18 @@ class Call:
             reason=attempt.record.reason,
             tags=self.record.tags,
             remaining_s=max(self.remaining_s(), 0),
-            last=not self._upcoming,
+            last=self._course.is_last,
         )
         return admission.admit(self.ledger, attempt.asked, self._budgets, applicant)
 
     def _refused(self, attempt: Attempt, refused: Refused) -> BudgetExceeded | None:
         """The error, or None if *attempt* now asks the next candidate that is cheaper; dearer ones are dropped."""
         dropped = False
-        while refused.downgrade and self._upcoming:
-            dropped = True
-            request, *_ = self._upcoming.popleft()
-            cost = admission.worst_case(request).nanousd
-            if cost is not None and (refused.nanousd is None or cost < refused.nanousd):
-                attempt.ask(request, "downgrade")
-                self._leave_out_known(attempt)
-                if self.memory is not None:
-                    self.memory.land()
+        if refused.downgrade:
+            ask, dropped = self._course.cheaper(refused.nanousd)
+            if ask is not None:
+                ask.reason = "downgrade"
+                self._put(attempt, ask)
                 return None
         if dropped:  # no other candidate is left now, so a shorter answer of this one will do
             return None
@@ -288,6 +346,7 @@ class Call:
         record.outcome = outcome
         record.duration_s = self._clock() - self._started
         record.attempts = tuple(self._records)
+        record.dropped = tuple(str(each) for each in self._course.dropped)
         if error is not None:
             record.error_type = type(error).__name__
         if isinstance(error, LLMBridgeError):
@@ -327,22 +386,17 @@ class Call:
         finally:
             memory.land()
 
-    def started(self, record: AttemptRecord) -> None:
+    def started(self, attempt: Attempt) -> None:
         """Count an attempt that was admitted."""
-        self._records.append(record)
-        record.number = len(self._records)
+        self._course.sent(attempt.ask)
+        self._records.append(attempt.record)
+        attempt.record.number = len(self._records)
 
     def _failure(self) -> LLMBridgeError:
         last = self._errors[-1]
         if self.remaining_s() <= 0 and last.kind != "bad request":
             return self._out_of_time()
-        if len(self._errors) == 1:
-            return last
-        tried = "; ".join(record.line() for record in self._records)
-        message = f"none of {len(self._errors)} attempts was answered: {tried}. The last said: {last}"
-        return AllAttemptsFailed(message, errors=self._errors, attempts=self._records)
+        return failure.of(self._errors, self._records, self._course.dropped)
 
-    def _out_of_time(self) -> DeadlineExceeded:
-        tried = "; ".join(record.line() for record in self._records if record.error_type) or "nothing was sent"
-        message = f"the call's {self.deadline_s:g} s are over: {tried}; raise deadline_s or ask a quicker model"
-        return DeadlineExceeded(message, deadline_s=self.deadline_s, attempts=self._records)
+    def _out_of_time(self) -> LLMBridgeError:
+        return failure.out_of_time(self.deadline_s, self._records)

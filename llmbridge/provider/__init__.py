@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from llmbridge.provider.abilities import context_window, estimated_tokens, lacks, needs
     from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
-    from llmbridge.provider.caps import capped, has_cap
+    from llmbridge.provider.caps import capped, has_cap, output_cap
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
+    from llmbridge.provider.rates import is_local
     from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
     from llmbridge.provider.source import Source
     from llmbridge.provider.translation import request_id
 
 _HOME = {
+    "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
     "bounds": ("WorstCase", "affordable", "floor_tokens", "seen_nanousd", "worst_case"),
-    "caps": ("capped", "has_cap"),
+    "caps": ("capped", "has_cap", "output_cap"),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
+    "rates": ("is_local",),
     "sending": ("acomplete", "aembed", "astream", "complete", "embed", "stream"),
     "source": ("Source",),
     "translation": ("request_id",),
@@ -40,11 +44,17 @@ __all__ = [
     "capped",
     "checked_counts",
     "complete",
+    "context_window",
     "cost",
     "embed",
+    "estimated_tokens",
     "floor_tokens",
     "has_cap",
+    "is_local",
+    "lacks",
     "litellm",
+    "needs",
+    "output_cap",
     "request_id",
     "seen_nanousd",
     "stream",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
-from llmbridge.provider.caps import cap, capped_by, choices, is_cap, may_drop
+from llmbridge.provider.caps import capped_by, choices, is_cap, may_drop, output_cap
 from llmbridge.provider.rates import (
     QUANTA_A_NANOUSD,
     QUANTA_A_USD,
@@ -94,7 +94,7 @@ def _input_tokens(request: Request, entry: Entry | None, size: Size) -> int | No
 def _output_tokens(request: Request, entry: Entry | None, inputs: int | None, size: Size) -> int | None:
     if request.verb == "embeddings":
         return 0
-    most, given = _model_limit(request, entry), cap(request)
+    most, given = _model_limit(request, entry), output_cap(request)
     if given is None and most is not None:
         window = (entry.fields.get("max_input_tokens") if entry else None) or 0
         if most >= window > 0 and request.max_output_tokens is None and inputs == size.tokens and capped_by(request):

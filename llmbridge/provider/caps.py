@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from llmbridge.provider.loading import litellm
+from llmbridge.provider.loading import litellm, loaded
 from llmbridge.provider.rates import asked_in, named
 from llmbridge.request import Hidden, Request
 
@@ -27,10 +27,10 @@ OPAQUE = frozenset({"response_format", "json_schema", "schema", "guided_json", "
 
 def has_cap(request: Request) -> bool:
     """Whether the caller gave an output cap."""
-    return cap(request) is not None
+    return output_cap(request) is not None
 
 
-def cap(request: Request) -> int | None:
+def output_cap(request: Request) -> int | None:
     """The largest cap in the request: one in `extra_body` or `provider_params` may win over the parameter.
 
     None if there is none, or one of those inside lifts it: None or -1 is "no end" to some servers.
@@ -127,7 +127,7 @@ def may_drop(request: Request) -> bool:
     dropped = request.params.get("additional_drop_params") or ()
     if any(name in CAPS for name in dropped):
         return True
-    if not (request.params.get("drop_params") or litellm().drop_params):
+    if not (request.params.get("drop_params") or getattr(loaded(), "drop_params", False)):
         return False
     supported = _supported(request)
     return supported is not None and not any(name in supported for name in request.params if name in CAPS)

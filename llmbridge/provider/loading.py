@@ -48,6 +48,11 @@ def litellm() -> ModuleType:
     return litellm
 
 
+def loaded() -> ModuleType | None:
+    """LiteLLM, if it is imported; None while nobody needed it."""
+    return litellm() if "litellm" in sys.modules else None
+
+
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     added = {name: value for name, value in values.items() if name not in os.environ}

@@ -14,7 +14,8 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from llmbridge.provider.loading import litellm
+from llmbridge.provider.loading import litellm, loaded
+from llmbridge.provider.table import bundled, find
 from llmbridge.request import Request
 
 
@@ -83,6 +84,9 @@ def named(request: Request) -> tuple[str, str]:
 
 def entry_of(request: Request) -> Entry | None:
     """The line of LiteLLM's table that it prices the request's model by; None if there is none."""
+    if loaded() is None and (found := find(request)) is not None:
+        key, provider = found
+        return _entry(key, provider, bundled()[key]) if key else None
     module = litellm()
     try:
         name, provider = named(request)
@@ -95,8 +99,10 @@ def entry_of(request: Request) -> Entry | None:
     except Exception:
         return None
     fields = module.model_cost.get(key)
-    if not fields:
-        return None
+    return _entry(key, provider, fields) if fields else None
+
+
+def _entry(key: str, provider: str, fields: Mapping[str, Any]) -> Entry:
     known = _entries.get(key)
     if known is None or known.fields != fields or known.provider != provider:
         known = _entries[key] = Entry(key, provider, dict(fields), tuple(_prices(fields)))
@@ -238,7 +244,7 @@ def residency(request: Request, provider: str) -> str | None:
 
 
 def vertex_location(request: Request) -> str:
-    location = request.transport.get("vertex_location") or litellm().vertex_location
+    location = request.transport.get("vertex_location") or getattr(loaded(), "vertex_location", None)
     return str(location or os.environ.get("VERTEXAI_LOCATION") or os.environ.get("VERTEX_LOCATION") or "us-central1")
 
 
@@ -248,7 +254,7 @@ def region(request: Request) -> str | None:
 
 
 def _api_base(request: Request, name: str) -> str | None:
-    given = request.transport.get("api_base") or litellm().api_base
+    given = request.transport.get("api_base") or getattr(loaded(), "api_base", None)
     return given or os.environ.get(f"{name}_API_BASE") or os.environ.get(f"{name}_BASE_URL")
 
 
