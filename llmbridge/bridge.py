@@ -14,11 +14,12 @@ from typing import Any, TypeVar, Unpack, cast
 
 from pydantic import BaseModel
 
-from llmbridge import provider, request
+from llmbridge import request
 from llmbridge.cache import Cache
-from llmbridge.call import Call
+from llmbridge.call import Call, asking
 from llmbridge.call.memory import MODES, Memory, Mode, Wish
 from llmbridge.call.planning import Plan, candidates_of
+from llmbridge.call.race import arun, run
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
 from llmbridge.fallback import Endpoints, Fallback, Limit
@@ -146,8 +147,7 @@ class Bridge:
         """
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
         for attempt in call.attempts():
-            with attempt:
-                attempt.take(attempt.kept or provider.complete(attempt.request, attempt.exchange))
+            run(call, attempt, asking.complete)
         return _answer(call, Completion)
 
     async def acomplete(
@@ -165,8 +165,7 @@ class Bridge:
         """Same as complete(), without blocking the event loop."""
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
         for attempt in call.attempts():
-            async with attempt:
-                attempt.take(attempt.kept or await provider.acomplete(attempt.request, attempt.exchange))
+            await arun(call, attempt, asking.acomplete)
         return _answer(call, Completion)
 
     def stream(
@@ -227,8 +226,7 @@ class Bridge:
         """The embeddings of *inputs* (texts, or lists of token ids), in their order. Raises as complete() does."""
         call = self._embeddings(inputs, (model, budget, cache, tags, deadline_s), params)
         for attempt in call.attempts():
-            with attempt:
-                attempt.take(attempt.kept or provider.embed(attempt.request, attempt.exchange))
+            run(call, attempt, asking.embed)
         return _answer(call, Embedding)
 
     async def aembed(
@@ -245,8 +243,7 @@ class Bridge:
         """Same as embed(), without blocking the event loop."""
         call = self._embeddings(inputs, (model, budget, cache, tags, deadline_s), params)
         for attempt in call.attempts():
-            async with attempt:
-                attempt.take(attempt.kept or await provider.aembed(attempt.request, attempt.exchange))
+            await arun(call, attempt, asking.aembed)
         return _answer(call, Embedding)
 
     def plan(

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Exchange:
         provider: LiteLLM's name of the provider, once it is known.
         requests: how many were sent, 0 or 1; a second one is refused.
         response: the answer, from its headers on.
+        reading: the connection, while a thread waits for bytes of it.
         streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
     """
 
@@ -43,6 +44,7 @@ class Exchange:
     requests: int = 0
     host: str | None = None
     response: Response | None = None
+    reading: Any = field(default=None, repr=False)
     streaming: bool = False
     tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key
     _tail_bytes: int = 0
@@ -94,10 +96,11 @@ class Exchange:
                 await asyncio.shield(self.response.aclose())
 
     def hang_up(self) -> None:
-        """Break the connection, from any thread and without an event loop: for a stream that was simply dropped."""
-        if self.response is None or self.response.is_closed:
-            return
-        stream = self.response.extensions.get("network_stream")
+        """Break the connection, from any thread and without an event loop: for a stream that was simply dropped, and
+        for an answer that another thread waits for."""
+        stream = self.reading
+        if stream is None and self.response is not None and not self.response.is_closed:
+            stream = self.response.extensions.get("network_stream")
         sock = stream.get_extra_info("socket") if stream is not None else None
         if sock is not None:
             with contextlib.suppress(OSError):

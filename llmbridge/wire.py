@@ -86,7 +86,18 @@ def _trace(event: str, info: dict[str, Any]) -> None:
     if event.endswith(_CONNECTED):
         stream = info["return_value"]
         read = stream.read
-        stream.read = lambda max_bytes, timeout=None: read(max_bytes, _bounded(timeout))
+
+        def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
+            exchange = current.get()
+            if exchange is None:
+                return read(max_bytes, timeout)  # type: ignore[no-any-return]
+            exchange.reading = stream
+            try:
+                return read(max_bytes, _bounded(timeout))  # type: ignore[no-any-return]
+            finally:
+                exchange.reading = None
+
+        stream.read = bounded_read
 
 
 async def _atrace(event: str, info: dict[str, Any]) -> None:

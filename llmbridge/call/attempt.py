@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from llmbridge import provider
 from llmbridge.assembly import Assembly
 from llmbridge.call import charge
+from llmbridge.call.entering import admit
 from llmbridge.call.memory import Recalled, merged
 from llmbridge.call.parsing import parsed
+from llmbridge.call.race import Beaten, Race
 from llmbridge.completion import Chunk, Completion, Embedding, Usage, Vector
 from llmbridge.errors import (
     BudgetExceeded,
@@ -68,6 +71,8 @@ class Attempt:
         self.entrance: Entrance | None = None
         self.reservation: Reservation | None = None
         self.recalled: Recalled | None = None
+        self.race: Race | None = None
+        self.when_sent: Callable[[], object] = _nothing
         self.known: dict[int, Vector] = {}  # of an embedding: what need not be asked
         self.fresh: Answer | None = None  # what came over the wire, to be remembered
         self.shown: list[Chunk] = []
@@ -75,7 +80,7 @@ class Attempt:
     def __enter__(self) -> Attempt:
         try:
             if self.recalled is None:
-                wait(self._call.admit(self, blocking=True))
+                wait(admit(self._call, self, blocking=True))
             self._start()
         except BaseException as error:
             self._not_sent(error)
@@ -85,7 +90,7 @@ class Attempt:
     async def __aenter__(self) -> Attempt:
         try:
             if self.recalled is None:
-                await wait_async(self._call.admit(self))
+                await wait_async(admit(self._call, self))
             self._start()
         except BaseException as error:
             self._not_sent(error)
@@ -154,7 +159,13 @@ class Attempt:
             answer._parsed = self._parsed(answer)
             if self.recalled is None:
                 self._judge(answer)
+        self.win()
         self._call.answer = answer
+
+    def win(self) -> None:
+        """There is an answer, or the first of it. Raises Beaten if another attempt was quicker."""
+        if self.race is not None:
+            self.race.win(self)
 
     def _whole(self, sent: Embedding) -> Embedding:
         if self.known and sorted(vector.index for vector in sent.data) != list(range(len(self.asked.content))):
@@ -214,8 +225,16 @@ class Attempt:
 
     def leave(self, outcome: Any = "left", error: BaseException | None = None) -> None:
         """End a stream before its end: what came was sent, what it cost is unknown."""
-        if self.done:
-            return
+        if not self.done:
+            self._break_off(outcome)
+            self._finish(outcome, error)
+
+    def beaten(self) -> None:
+        """End an attempt that nobody waits for any more, if it has not ended: another one has won."""
+        if not self.done and self.record.number:
+            self._break_off("cancelled")
+
+    def _break_off(self, outcome: Any) -> None:
         self.done = True
         self.ready.clear()
         self.record.outcome = outcome
@@ -229,7 +248,11 @@ class Attempt:
         else:
             self._resolve(charge.unknown(self.record, self._worst))
         self._pass_out()
-        self._call.finish(outcome, error)
+
+    def _finish(self, outcome: Any, error: BaseException | None = None) -> None:
+        """The call ends with this attempt, unless there is another one beside it."""
+        if self.race is None:
+            self._call.finish(outcome, error)
 
     def _not_sent(self, error: BaseException) -> None:
         """The attempt was refused, or interrupted before it was sent: whatever is reserved for it is given back."""
@@ -239,7 +262,7 @@ class Attempt:
         self.turned_away()
         if not isinstance(error, (BudgetExceeded, UnknownPrice)):
             self._call.forget(self)
-        self._call.finish("failed" if isinstance(error, Exception) else "cancelled", error)
+        self._finish("failed" if isinstance(error, Exception) else "cancelled", error)
 
     def _resolve(self, amount: Charge) -> None:
         self._call.resolved(self, amount)
@@ -253,14 +276,20 @@ class Attempt:
         if self.recalled is not None:
             self._call.recalled(self.recalled.entry)
             return
+        if self.race is not None and self.race.lost(self):
+            raise Beaten("another model has answered")
         self._call.started(self)
         self.exchange.deadline = self._started + self._call.remaining_s()
+        self.when_sent()
 
     def _end(self, error: BaseException | None) -> bool:
         if error is None:
             if self._assembly is None:
                 self._succeed()
             return False
+        if self.race is not None and self.race.lost(self):
+            self.beaten()
+            return isinstance(error, Exception)
         if isinstance(error, ProviderError):
             self._fail(error)
             self.error = error
@@ -276,7 +305,7 @@ class Attempt:
         if self._charge is not None:
             self._resolve(self._charge)
         self._pass_out()
-        self._call.finish("answered")
+        self._finish("answered")
 
     def _fail(self, error: ProviderError) -> None:
         self.done = True
@@ -300,7 +329,8 @@ class Attempt:
         """Tell the gate how it went, once."""
         entrance, self.entrance = self.entrance, None
         if entrance is not None:
-            entrance.end(self.record, error, in_time=self._call.remaining_s() > 0)
+            in_time = self._call.remaining_s() > 0
+            entrance.end(self.record, error, in_time=in_time, headers=self.exchange.headers)
 
     def _observe(self) -> None:
         """What the exchange knows, into the record."""
@@ -352,3 +382,7 @@ class Attempt:
             provider=self.request.provider,
             status=self.exchange.status,
         )
+
+
+def _nothing() -> None:
+    pass

@@ -30,20 +30,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llmbridge.cache import Entry
-from llmbridge.call import admission, failure, gate
-from llmbridge.call.admission import Admitted, Applicant, Refused
+from llmbridge.call import failure
 from llmbridge.call.attempt import Answer, Attempt
 from llmbridge.call.course import Ask, Course
 from llmbridge.call.memory import Memory, Recalled
 from llmbridge.call.planning import Plan, plan_of
 from llmbridge.errors import (
-    BudgetExceeded,
     CacheMiss,
-    LedgerError,
     LLMBridgeError,
     ProviderError,
-    RateLimited,
-    UnknownPrice,
 )
 from llmbridge.fallback import Candidate, Fallback
 from llmbridge.fallback.limiter import Limiter
@@ -51,7 +46,6 @@ from llmbridge.ledger import Budget, Charge, Ledger, Reservation
 from llmbridge.money import usd
 from llmbridge.record import AttemptRecord, CallRecord, new_id, sum_usd
 from llmbridge.request import Request
-from llmbridge.waiting import Pauses
 
 
 log = logging.getLogger("llmbridge")
@@ -187,124 +181,9 @@ class Call:
         """Seconds until the call's deadline; negative after it."""
         return self._started + self.deadline_s - self._clock()
 
-    def admit(self, attempt: Attempt, *, blocking: bool = False) -> Pauses[None]:
-        """Pauses until *attempt* may be sent, maybe with another request than it came with. Raises, with the call
-        finished, if it never may: DeadlineExceeded, BudgetExceeded, UnknownPrice, LedgerError."""
-        self._check_time()
-        if self.memory is not None and self.joins and not self._records:
-            attempt.recalled = yield from self._join(self.memory, attempt, blocking)
-            if attempt.recalled is not None:
-                return
-        while True:
-            refusal: LLMBridgeError | None
-            try:
-                yield from self._enter(attempt)
-                admitted = yield from self._admission(attempt)
-                break
-            except gate.Closed as closed:
-                refusal = self._closed(attempt, closed)
-            except Refused as refused:
-                refusal = self._refused(attempt, refused)
-                attempt.turned_away()
-            except (UnknownPrice, LedgerError) as error:
-                refusal = error
-            if refusal is not None:
-                self.finish("failed", refusal)
-                raise refusal
-            if attempt.recalled is not None:
-                return
-        attempt.admitted(admitted)
-        self._check_time()
-
-    def _enter(self, attempt: Attempt) -> Pauses[None]:
-        """Pauses until *attempt* may be sent but for the money."""
-        started = self._clock()
-        terms = gate.Terms(
-            remaining_s=max(self.remaining_s(), 0),
-            patience_s=self.policy.patience_s,
-            breaker=self.policy.breaker,
-            limiters=self._limiters,
-            tags=self.record.tags,
-            clock=self._clock,
-        )
-        attempt.entrance = yield from gate.enter(attempt.ask, terms, others=self._course.others(attempt.ask))
-        attempt.record.waited_s = self._clock() - started
-        self._check_time()
-
-    def _closed(self, attempt: Attempt, closed: gate.Closed) -> LLMBridgeError | None:
-        """The error, or None if *attempt* now asks somebody else."""
-        ask = self._course.instead(attempt.ask, closed.why)
-        if ask is not None:
-            self._put(attempt, ask)
-            return None
-        error = self._nobody(closed.error)
-        attempt.recalled = self._recall_stale(error)
-        return error if attempt.recalled is None else None
-
-    def _put(self, attempt: Attempt, ask: Ask) -> None:
-        attempt.put(ask)
-        self._leave_out_known(attempt)
-        if self.memory is not None:
-            self.memory.land()
-
-    def _nobody(self, error: LLMBridgeError) -> LLMBridgeError:
-        """What a call gets whose last candidate cannot be asked now."""
-        if self._errors:
-            return self._failure()
-        if isinstance(error, RateLimited):
-            error.attempts = tuple(self._records)
-        return error
-
-    def _join(self, memory: Memory, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
-        """The answer of an equal call under way; None if this call is to ask for itself, also because the other one
-        takes longer than its own request may."""
-        pauses = memory.join(attempt.question, blocking=blocking)
-        patience_s = attempt.question.transport.get("timeout") or self.deadline_s
-        give_up = self._clock() + patience_s
-        try:
-            while self._clock() < give_up:
-                try:
-                    pause_s = next(pauses)
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]
-                self._check_time()
-                yield pause_s
-        finally:
-            pauses.close()
-        return None
-
-    def _admission(self, attempt: Attempt) -> Pauses[Admitted]:
-        attempt.id = f"{self.record.id}.{len(self._records) + 1}"
-        applicant = Applicant(
-            attempt=attempt.id,
-            reason=attempt.record.reason,
-            tags=self.record.tags,
-            remaining_s=max(self.remaining_s(), 0),
-            last=self._course.is_last,
-        )
-        return admission.admit(self.ledger, attempt.asked, self._budgets, applicant)
-
-    def _refused(self, attempt: Attempt, refused: Refused) -> BudgetExceeded | None:
-        """The error, or None if *attempt* now asks the next candidate that is cheaper; dearer ones are dropped."""
-        dropped = False
-        if refused.downgrade:
-            ask, dropped = self._course.cheaper(refused.nanousd)
-            if ask is not None:
-                ask.reason = "downgrade"
-                self._put(attempt, ask)
-                return None
-        if dropped:  # no other candidate is left now, so a shorter answer of this one will do
-            return None
-        refused.error.attempts = tuple(self._records)
-        if self.ledger is not None:
-            self.record.alerts += self.ledger.announce(refused.refusal)
-        return refused.error
-
-    def _check_time(self) -> None:
+    def check_time(self) -> None:
         if self.remaining_s() <= 0:
-            error = self._out_of_time()
-            self.finish("failed", error)
-            raise error
+            raise self._out_of_time()
 
     @property
     def charges_5xx(self) -> bool:
@@ -318,8 +197,10 @@ class Call:
 
     def resolved(self, attempt: Attempt, charge: Charge) -> None:
         """Take what *attempt* is charged, for the ledger; written with the call's own record if it ends with it."""
-        if attempt.reservation is not None:
-            self._unbooked = (attempt.reservation, attempt.record, charge)
+        if attempt.reservation is None:
+            return
+        self._book()  # of two attempts at a time, one
+        self._unbooked = (attempt.reservation, attempt.record, charge)
 
     @property
     def is_mine(self) -> bool:
@@ -353,7 +234,7 @@ class Call:
             error.call_id = record.id
         record.cost_usd = sum_usd(attempt.cost_usd for attempt in self._records)
         record.uncertain = any(attempt.uncertain for attempt in self._records)
-        last = self._records[-1] if self._records else None
+        last = self.current.record if self.current is not None and self.current.record.number else None
         if last is not None and not record.cached and outcome in ("answered", "left"):
             record.model, record.provider, record.first_chunk_s = last.model, last.provider, last.first_chunk_s
             record.input_tokens, record.output_tokens = last.input_tokens, last.output_tokens
@@ -385,6 +266,24 @@ class Call:
             log.warning("an answer could not be kept", exc_info=True)
         finally:
             memory.land()
+
+    def hedge_after_s(self, attempt: Attempt) -> float | None:
+        """How long to wait for *attempt* alone; None: as long as it takes."""
+        after_s = self.policy.hedge_after_s
+        if after_s is None or attempt.recalled is not None or not self._course.others(attempt.ask):
+            return None
+        return attempt.ask.candidate.endpoint.p95_s() if after_s == "p95" else after_s
+
+    def hedge(self, attempt: Attempt) -> Attempt | None:
+        """Another candidate's attempt beside *attempt*; None if there is none, or the bound on attempts is reached."""
+        ask = self._course.beside(attempt.ask)
+        return None if ask is None else Attempt(self, ask)
+
+    def won(self, attempt: Attempt) -> None:
+        """*attempt* has answered, or begun to, and no other is under way."""
+        self.current = attempt
+        if attempt.done:
+            self.finish("answered")
 
     def started(self, attempt: Attempt) -> None:
         """Count an attempt that was admitted."""

@@ -75,10 +75,14 @@ class Course:
         if ask.reason != "retry":
             ask.candidate.endpoint.retries.request()
 
-    @property
-    def may_send(self) -> bool:
-        """Whether the bound on all attempts leaves room for one more."""
-        return self._made < self.policy.most(len(self._candidates))
+    def beside(self, ask: Ask) -> Ask | None:
+        """Another candidate to ask beside *ask*; None if there is none, or no attempt is left."""
+        other = next((each for each in self._upcoming or () if each.candidate is not ask.candidate), None)
+        if other is None or self._upcoming is None or self._made >= self.policy.most(len(self._candidates)):
+            return None
+        self._upcoming.remove(other)
+        other.reason = "hedge"
+        return other
 
     def after(self, error: ProviderError, ask: Ask, remaining_s: float) -> Does:
         """Decide what comes after *error*, and put it in its place."""

@@ -56,9 +56,16 @@ class Entrance:
         self._endpoint, self._entry, self._passage = endpoint, entry, passage
         endpoint.begin(self)
 
-    def end(self, record: AttemptRecord, error: ProviderError | None = None, *, in_time: bool = True) -> None:
-        """The attempt is over: by an answer, by *error*, or in a way that says nothing of the provider (then *record*
-        has neither). Only the first time counts; may run in the garbage collector."""
+    def end(
+        self,
+        record: AttemptRecord,
+        error: ProviderError | None = None,
+        *,
+        in_time: bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """The attempt is over: by an answer, with these *headers*, by *error*, or in a way that says nothing of the
+        provider (then *record* has neither). May run in the garbage collector."""
         endpoint, answered = self._endpoint, record.outcome == "answered"
         endpoint.end(self)
         throttled = isinstance(error, ProviderRateLimited)
@@ -68,8 +75,9 @@ class Entrance:
             known = record.input_tokens is not None and record.output_tokens is not None
             used = (record.input_tokens or 0) + (record.output_tokens or 0) if known else None
             self._entry.leave(used=used, sent=record.sent, throttled=throttled, well=answered)
-        if throttled and error is not None and error.retry_after_s:
-            endpoint.pause(min(error.retry_after_s, LONGEST_WAIT_S))
+        pause_s = error.retry_after_s if throttled and error else provider.exhausted_s(headers) if headers else None
+        if pause_s:
+            endpoint.pause(min(pause_s, LONGEST_WAIT_S))
         if answered:
             latency = endpoint.whole if record.first_chunk_s is None else endpoint.first
             latency.add(record.duration_s if record.first_chunk_s is None else record.first_chunk_s, endpoint.clock())

@@ -68,6 +68,10 @@ class Endpoint:
         """How many calls of this process are asking it."""
         return len(self._asking)
 
+    def p95_s(self) -> float | None:
+        """What 95 of 100 recent answers took at most; None before there are twenty."""
+        return self.whole.p95_s() or self.first.p95_s()
+
     def begin(self, who: object) -> None:
         """*who* asks it, until end()."""
         self._asking[who] = None

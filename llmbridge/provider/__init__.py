@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from llmbridge.provider.abilities import context_window, estimated_tokens, lacks, needs
     from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
     from llmbridge.provider.caps import capped, has_cap, output_cap
+    from llmbridge.provider.headers import exhausted_s, request_id
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
     from llmbridge.provider.rates import is_local
     from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
     from llmbridge.provider.source import Source
-    from llmbridge.provider.translation import request_id
 
 _HOME = {
     "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
     "bounds": ("WorstCase", "affordable", "floor_tokens", "seen_nanousd", "worst_case"),
     "caps": ("capped", "has_cap", "output_cap"),
+    "headers": ("exhausted_s", "request_id"),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
     "rates": ("is_local",),
     "sending": ("acomplete", "aembed", "astream", "complete", "embed", "stream"),
     "source": ("Source",),
-    "translation": ("request_id",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -48,6 +48,7 @@ __all__ = [
     "cost",
     "embed",
     "estimated_tokens",
+    "exhausted_s",
     "floor_tokens",
     "has_cap",
     "is_local",

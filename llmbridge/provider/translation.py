@@ -8,14 +8,12 @@ Classes are known by name along the MRO, so that this module needs no import of 
 
 from __future__ import annotations
 
-import email.utils
 import logging
-import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from llmbridge import errors
 from llmbridge.exchange import Exchange
+from llmbridge.provider.headers import exhausted_s, request_id, retry_after_s
 from llmbridge.redaction import redact
 
 
@@ -104,13 +102,16 @@ def translate(exc: BaseException, exchange: Exchange, *, model: str) -> Translat
     sent = exchange.sent and not (exchange.response is None and names & NOT_SENT)
     if not exchange.watched and kind is errors.BadRequest and not _heard_back(exc):
         sent = False
+    wait_s = retry_after_s(exchange.headers)
+    if wait_s is None and kind is errors.ProviderRateLimited:
+        wait_s = exhausted_s(exchange.headers)
     log.debug("%s failed: %s", model, redact(f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"))
     return kind(
         _sentence(kind, exc, exchange, model, sent),
         model=model,
         provider=exchange.provider,
         status=status,
-        retry_after_s=retry_after_s(exchange.headers),
+        retry_after_s=wait_s,
         request_id=redact(request_id(exchange.headers) or "") or None,
         sent=sent,
     )
@@ -190,37 +191,3 @@ def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Ex
     if exchange.status is not None and exchange.status < 400:
         return f"{model} answered HTTP {exchange.status} with something that is not an answer: {words}"
     return f"{model} answered HTTP {exchange.status}: {words}" if exchange.status else f"{model} broke off: {words}"
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """How long the provider asks to wait, in seconds: `retry-after-ms`, `x-ms-retry-after-ms`, then `retry-after` as
-    seconds or as an HTTP date (RFC 9110, 10.2.3). None if absent, unreadable or negative."""
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        if (seconds := _number(headers.get(name), 1000)) is not None:
-            return seconds
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    if (seconds := _number(value, 1)) is not None:
-        return seconds
-    try:
-        at = email.utils.parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    return max(at.timestamp() - time.time(), 0.0)
-
-
-def _number(value: str | None, divisor: float) -> float | None:
-    try:
-        seconds = float(value or "") / divisor
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def request_id(headers: Mapping[str, str]) -> str | None:
-    """The provider's id of the request, from the header that it uses."""
-    for name in ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid", "x-goog-request-id", "cf-ray"):
-        if value := headers.get(name):
-            return value[:200]
-    return None
