@@ -32,7 +32,8 @@ from llmbridge.cache import Entry
 from llmbridge.call import admission
 from llmbridge.call.admission import Admitted, Applicant, Refused
 from llmbridge.call.attempt import Answer, Attempt
-from llmbridge.call.memory import Memory, Recalled
+from llmbridge.call.memory import Memory
+from llmbridge.call.recalled import Recalled
 from llmbridge.errors import (
     AllAttemptsFailed,
     BudgetExceeded,
@@ -89,7 +90,7 @@ class Call:
         self._publish = publish
         self.ledger = ledger
         self.memory = memory
-        self.joins = True  # an equal call under way; a stream does not
+        self.guards: tuple[float | None, float | None] | None = None  # of a stream
         self._budgets = budgets
         self._unbooked: tuple[Reservation, AttemptRecord, Charge] | None = None
         self._clock = clock
@@ -158,7 +159,7 @@ class Call:
 
     def _leave_out_known(self, attempt: Attempt) -> None:
         if self.memory is not None:
-            attempt.asked, attempt.known = self.memory.missing(attempt.asked)
+            attempt.asked, attempt.known = self.memory.missing(attempt)
             attempt.request = attempt.asked
 
     def _attempt(self, recalled: Recalled) -> Attempt:
@@ -174,10 +175,11 @@ class Call:
         """Pauses until *attempt* may be sent, maybe with another request than it came with. Raises, with the call
         finished, if it never may: DeadlineExceeded, BudgetExceeded, UnknownPrice, LedgerError."""
         self._check_time()
-        if self.memory is not None and self.joins and not self._records:
+        if self.memory is not None and not self._records:
             attempt.recalled = yield from self._join(self.memory, attempt, blocking)
             if attempt.recalled is not None:
                 return
+            self._leave_out_known(attempt)
         while True:
             failure: LLMBridgeError | None
             try:
@@ -196,9 +198,9 @@ class Call:
     def _join(self, memory: Memory, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
         """The answer of an equal call under way; None if this call is to ask for itself, also because the other one
         takes longer than its own request may."""
-        pauses = memory.join(attempt.question, blocking=blocking)
-        patience_s = attempt.question.transport.get("timeout") or self.deadline_s
-        give_up = self._clock() + patience_s
+        pauses = memory.join(self, attempt, blocking=blocking, guards=self.guards)
+        limits = attempt.question.transport.get("timeout"), self.guards and self.guards[0], self.deadline_s
+        give_up = self._clock() + min(limit for limit in limits if limit)
         try:
             while self._clock() < give_up:
                 try:
@@ -321,6 +323,7 @@ class Call:
         attempt = self.current
         try:
             if outcome == "answered" and attempt is not None and attempt.fresh is not None:
+                self.record.saved_usd = memory.saved_usd(attempt)
                 memory.remember(attempt, attempt.record, attempt.fresh, attempt.shown)
         except Exception:  # the answer is there, whatever became of its copy
             log.warning("an answer could not be kept", exc_info=True)
