@@ -11,6 +11,8 @@ from pathlib import Path
 import platformdirs
 
 
+# Kinds of file systems on which other machines write, where SQLite's locks and its shared memory do not hold.
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "lustre"})
 _elsewhere: list[Path] = []
 _replays = 0
 
@@ -26,6 +28,11 @@ def state_directory() -> Path:
 def ledger_path() -> Path:
     """The ledger of whoever names none."""
     return _ledger_in(state_directory())
+
+
+def cache_path() -> Path:
+    """The directory of whoever's cache has none of its own."""
+    return _cache_in(state_directory())
 
 
 @contextmanager
@@ -64,6 +71,26 @@ def _ledger_in(directory: Path) -> Path:
     return directory / "ledger.db"
 
 
+@functools.lru_cache(maxsize=8)
+def _cache_in(directory: Path) -> Path:
+    return directory / "cache"
+
+
 @functools.cache
 def _platform_directory() -> Path:
     return platformdirs.user_state_path("llmbridge", appauthor=False)
+
+
+def file_system(directory: Path) -> str:
+    """The kind of file system that *directory* is on, as Linux names it; empty where that cannot be told."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    resolved, best, kind = str(directory.resolve()), "", ""
+    for line in mounts:
+        _, point, name, *_ = line.split(" ")
+        point = point.replace("\\040", " ").rstrip("/") + "/"
+        if (resolved + "/").startswith(point) and len(point) >= len(best):
+            best, kind = point, name
+    return kind

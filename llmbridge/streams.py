@@ -11,15 +11,19 @@ cancellation, the garbage collector), the call's record is closed once.
 
 from __future__ import annotations
 
+import asyncio
 import weakref
+from collections import deque
 from types import TracebackType
 from typing import Self
 
 from llmbridge import provider
 from llmbridge.call import Attempt, Call
-from llmbridge.call.memory import Recalled
+from llmbridge.call.recalled import Followed, Recalled
+from llmbridge.call.shared import LEADER, Shared, interruption
 from llmbridge.completion import Chunk, Completion
 from llmbridge.errors import ProviderError
+from llmbridge.waiting import Pauses, wait, wait_async
 
 
 class _Stream:
@@ -27,17 +31,19 @@ class _Stream:
 
     def __init__(self, call: Call, guards: tuple[float | None, float | None]) -> None:
         self._call = call
-        call.joins = False
+        call.guards = guards
         self._guards = guards
         self._attempt: Attempt | None = None
         self._source: provider.Source | Recalled | None = None
+        self._shared: Shared | None = None  # with those who may follow it
         self._opening = False
         self._closed = False
+        self._detached = False  # left, while others read on
 
     @property
     def completion(self) -> Completion:
         """The whole answer, as `complete` would have returned it. Raises RuntimeError before the stream's end."""
-        if not isinstance(self._call.answer, Completion):
+        if not isinstance(self._call.answer, Completion) or self._detached:
             raise RuntimeError("the stream has not come to its end, so there is no completion; read all chunks first")
         return self._call.answer
 
@@ -55,25 +61,72 @@ class _Stream:
         # its error's traceback leads back to self.
         self._call.when_finished = weakref.finalize(self, _abandon, self._call).detach
 
-    def _opened(self, source: provider.Source | Recalled) -> Attempt:
+    def _opened(self, source: provider.Source | Recalled, loop: asyncio.AbstractEventLoop | None = None) -> Attempt:
         self._source, self._attempt = source, self._call.current
         assert self._attempt is not None
+        call = self._call
+        if call.memory is not None and not self._attempt.done:
+            self._shared = call.memory.share(call, self._attempt, source, loop)
+            if self._shared is not None:
+                alone, call.when_finished = (
+                    call.when_finished,
+                    weakref.finalize(self, _abandon, call, self._shared).detach,
+                )
+                alone()
         return self._attempt
 
     def _finished(self, attempt: Attempt) -> bool:
         """Whether there is nothing more to read. Raises RuntimeError if that is not the answer's end."""
-        if self._closed and not self._call.answer:
+        if self._closed and (not self._call.answer or self._detached):
             raise RuntimeError("the stream was closed before its end; ask for a new one")
-        return attempt.done
+        if self._shared is None or not self._shared.pumped:
+            return attempt.done
+        broken, self._shared.broken = self._shared.broken, None
+        if broken is not None:
+            raise broken
+        return self._shared.over
 
     def _leave(self, error: BaseException | None) -> None:
         self._closed = True
-        if self._attempt is not None:
-            cancelled = error is not None and not isinstance(error, Exception)
-            self._attempt.leave("cancelled" if cancelled else "left", error)
+        if self._attempt is None:
+            return
+        cancelled = error is not None and not isinstance(error, Exception)
+        outcome = "cancelled" if cancelled else "left"
+        if self._shared is not None and self._shared.leave(LEADER, outcome, error):
+            if not self._shared.over:
+                self._detached = True
+                self._attempt.ready = deque(maxlen=0)  # which others go on to fill
+            return
+        self._attempt.leave(outcome, error)
+
+    @property
+    def _read_by_others(self) -> bool:
+        """Whether the connection is not this reader's to close."""
+        return self._shared is not None and self._shared.pumped
+
+    def _together(self, attempt: Attempt) -> Pauses[None]:
+        """Pauses until more has come, where it is read for others too. Raises when this reader's own time is over."""
+        assert self._shared is not None
+        try:
+            yield from self._shared.until(
+                lambda: bool(attempt.ready), lambda: self._call.remaining_s(), self._guards[1]
+            )
+        except ProviderError as error:
+            broken = interruption(error, attempt.text)
+            self._leave(error)
+            raise broken from None
+
+    def _ended(self) -> Pauses[None]:
+        """Pauses until the call that others took part in has ended, if this one was the last to leave."""
+        if self._shared is not None:
+            yield from self._shared.ended()
+        elif isinstance(self._source, Followed):
+            yield from self._source.ended()
 
 
-def _abandon(call: Call) -> None:
+def _abandon(call: Call, shared: Shared | None = None) -> None:
+    if shared is not None and shared.leave(LEADER):
+        return
     # Not closed in earnest: the garbage collector may run inside the connection pool's lock, and closing would wait
     # for it.
     if call.current is not None and not call.current.done and call.is_mine:
@@ -106,7 +159,8 @@ class CompletionStream(_Stream):
     def close(self) -> None:
         """Stop reading and close the connection. Safe to call twice."""
         self._leave(None)
-        if self._attempt is not None:
+        wait(self._ended())
+        if self._attempt is not None and not self._read_by_others:
             self._attempt.exchange.close()
 
     def _open(self) -> Attempt:
@@ -125,6 +179,8 @@ class CompletionStream(_Stream):
 
     def _read(self, attempt: Attempt) -> None:
         assert self._source is not None
+        if self._shared is not None and not self._shared.begin():
+            return self._read_along(attempt)
         try:
             attempt.feed(next(self._source, None))
             if attempt.done:
@@ -135,6 +191,16 @@ class CompletionStream(_Stream):
         except BaseException as error:
             self._leave(error)
             attempt.exchange.close()
+            raise
+        finally:
+            if self._shared is not None:
+                self._shared.end()
+
+    def _read_along(self, attempt: Attempt) -> None:
+        try:
+            wait(self._together(attempt))
+        except BaseException as error:
+            self._leave(error)
             raise
 
 
@@ -165,7 +231,8 @@ class AsyncCompletionStream(_Stream):
     async def aclose(self) -> None:
         """Stop reading and close the connection. Safe to call twice."""
         self._leave(None)
-        if self._attempt is not None:
+        await wait_async(self._ended())
+        if self._attempt is not None and not self._read_by_others:
             await self._attempt.exchange.aclose()
 
     async def _open(self) -> Attempt:
@@ -179,10 +246,12 @@ class AsyncCompletionStream(_Stream):
                 )
                 while attempt.held_back:
                     attempt.feed(await anext(source, None))
-        return self._opened(source)
+        return self._opened(source, asyncio.get_running_loop())
 
     async def _read(self, attempt: Attempt) -> None:
         assert self._source is not None
+        if self._shared is not None and not self._shared.begin():
+            return await self._read_along(attempt)
         try:
             attempt.feed(await anext(self._source, None))
             if attempt.done:
@@ -194,4 +263,14 @@ class AsyncCompletionStream(_Stream):
         except BaseException as error:
             self._leave(error)
             await attempt.exchange.aclose()
+            raise
+        finally:
+            if self._shared is not None:
+                self._shared.end()
+
+    async def _read_along(self, attempt: Attempt) -> None:
+        try:
+            await wait_async(self._together(attempt))
+        except BaseException as error:
+            self._leave(error)
             raise

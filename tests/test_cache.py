@@ -17,7 +17,7 @@ from pydantic import BaseModel, field_validator
 
 import llmbridge
 from llmbridge import Bridge, Cache, CacheMiss, CallRecord, Model, default
-from llmbridge.cache import flight
+from llmbridge.call import flight
 from tests.conftest import ONCE, Ask, Run, asking
 from tests.simulator import Fault, Reply, Simulator
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from llmbridge.cache import Cache, Entry, record_chunks
+from llmbridge.cache import Cache, Entry, record_chunks, store
 from llmbridge.cache.cache import SKEW_S, WEEK_S
 from llmbridge.cache.entry import LARGEST_BYTES, dump
 from llmbridge.cache.store import Unusable
@@ -624,6 +624,38 @@ def test_a_directory_that_does_not_work_is_left_alone_for_a_while_and_then_tried
     assert not cache.directory.exists()
     clock.now += 0.1
     assert cache.remember(KEY, entry())
+
+
+def test_a_network_file_system_is_a_miss_said_once_and_counted(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
+) -> None:
+    monkeypatch.setattr(store, "file_system", lambda _: "nfs4")
+
+    for _ in range(3):
+        assert not cache.remember(KEY, entry())
+        assert cache.recall(KEY) is None
+
+    (said,) = warnings()
+    assert "network file system (nfs4)" in said
+    assert cache.stats().errors > 0
+    assert not cache.directory.exists()
+
+
+def test_the_default_cache_follows_the_state_directory_while_the_process_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache()
+    for home, text in (("one", "A pike."), ("two", "An eel.")):
+        monkeypatch.setenv("LLMBRIDGE_HOME", str(tmp_path / home))
+        assert cache.recall(KEY) is None
+        cache.remember(KEY, entry(text, created_at=time.time()))
+    assert text_of(cache.recall(KEY)) == "An eel."
+
+    monkeypatch.setenv("LLMBRIDGE_HOME", str(tmp_path / "one"))
+
+    assert text_of(cache.recall(KEY)) == "A pike."
+    assert (cache.stats().entries, cache.stats().hits, cache.stats().misses) == (1, 1, 1)
+    cache.close()
 
 
 def test_a_full_disk_keeps_what_is_there_and_nothing_half(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmbridge.cache.cache import Cache, CacheStats
 from llmbridge.cache.entry import Entry, record_chunks
 from llmbridge.cache.keep import why_not, why_not_vectors
-from llmbridge.cache.key import key
+from llmbridge.cache.key import key, keys
 
 
-__all__ = ["Cache", "CacheStats", "Entry", "key", "record_chunks", "why_not", "why_not_vectors"]
+__all__ = ["Cache", "CacheStats", "Entry", "key", "keys", "record_chunks", "why_not", "why_not_vectors"]

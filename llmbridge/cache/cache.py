@@ -10,18 +10,19 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llmbridge.cache.entry import Entry, Foreign, Unkeepable, dump, load
-from llmbridge.home import state_directory
+from llmbridge.home import cache_path
 from llmbridge.redaction import holds_secret, redact
+from llmbridge.waiting import Pauses
 
 
 if TYPE_CHECKING:
-    from llmbridge.cache.store import Store
+    from llmbridge.cache.store import Item, Store
 
 log = logging.getLogger("llmbridge")
 T = TypeVar("T")
@@ -29,6 +30,7 @@ T = TypeVar("T")
 WEEK_S = 7 * 24 * 3600.0
 SKEW_S = 5.0  # an entry from further ahead than this has no age that could be known
 TALLY_EVERY = 100  # hits, between two writes of the counters
+SLICE_S = 0.003  # of preparing entries, before they are written; the writing takes about as long again
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +89,25 @@ class Cache:
         self._clock = clock
         self._lock = threading.Lock()
         self._store: Store | None = None
-        self._at_end: Callable[[], object] | None = None
+        self._at_end: Callable[[], object] = lambda: None
         self._counts: Counter[str] = Counter()
-        self._rests: dict[str, tuple[float, float]] = {}
-        self._said: set[str] = set()
+        self._rests: dict[tuple[str, Path], tuple[float, float]] = {}
+        self._said: set[tuple[str, Path]] = set()
 
     @property
     def directory(self) -> Path:
-        """Where the answers are kept."""
-        return self._directory or state_directory() / "cache"
+        """Where the answers are kept. The default place may change while the process runs, and is followed."""
+        return self._directory or cache_path()
 
     @property
     def is_default(self) -> bool:
         """Whether it keeps its answers in the default place."""
         return self._directory is None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its directory is in use and works, as far as is known."""
+        return self._store is not None
 
     def now(self) -> float:
         """Seconds since the epoch, by this cache's clock."""
@@ -125,29 +132,76 @@ class Cache:
             self._try("tally", self._flush)
         return entry
 
+    def recall_all(
+        self, keys: Sequence[str], *, max_age_s: float | None = None, stale_s: float = 0.0
+    ) -> list[Entry | None]:
+        """As recall(), for each of *keys*, in one go: 70 microseconds for a vector of 1,536 numbers. Never raises."""
+        found: list[Entry | None] = []
+        for key, text in zip(
+            keys, self._try("recall", lambda store: store.get_all(keys)) or [None] * len(keys), strict=True
+        ):
+            if isinstance(text, Foreign):
+                self._complain_of(text)
+            entry = self._read(text, key) if isinstance(text, str) else None
+            found.append(None if entry is None else self._in_time(entry, max_age_s, stale_s))
+        hits = len(found) - found.count(None)
+        self._counts.update(hits=hits, misses=len(found) - hits)
+        return found
+
     def remember(self, key: str, entry: Entry) -> bool:
         """Keep *entry* as the answer to *key*; returns whether it is kept. Never raises.
 
         Costs about 200 microseconds, and at most a tenth of a second when other processes write for longer.
         """
+        return self._keep([item] if (item := self._item(key, entry)) is not None else []) == 1
+
+    def remembering(self, entries: Iterable[tuple[str, Entry]]) -> Pauses[int]:
+        """Pauses while many *entries* are kept; returns how many are. Never raises.
+
+        A few of them are one transaction; many are several of some 6 ms each (a thousand vectors of 1,536 numbers: a
+        quarter of a second in all), with a pause between two, so that an event loop can go on.
+        """
+        kept, left = 0, iter(entries)
+        while prepared := self._prepared(left):
+            kept += self._keep([item for item in prepared if item is not None])
+            yield 0.0
+        return kept
+
+    def _prepared(self, entries: Iterator[tuple[str, Entry]]) -> list[Item | None]:
+        """The first of *entries* as they will be written, as many as a slice has time for."""
+        items: list[Item | None] = []
+        give_up = time.monotonic() + SLICE_S
+        for key, entry in entries:
+            items.append(self._item(key, entry))
+            if time.monotonic() > give_up:
+                break
+        return items
+
+    def _item(self, key: str, entry: Entry) -> Item | None:
+        """*entry* as it is kept; None if it cannot be."""
+        from llmbridge.cache.store import Item
+
         try:
             text = dump(key, entry)
         except Unkeepable as exc:
             log.debug("an answer of %s is not kept: %s", entry.model, exc)
-            return False
-        if holds_secret(text):
-            log.debug("an answer of %s is not kept: it holds a key", entry.model)
-            return False
-        about = json.dumps([entry.model, dict(entry.tags)])
+            return None
         ttl_s = self.ttl_s if entry.ttl_s is None else entry.ttl_s
-        expire_s = None if ttl_s is None else ttl_s + self.stale_if_error_s
+        about = json.dumps([entry.model, dict(entry.tags)])
+        return Item(key, text, about, None if ttl_s is None else ttl_s + self.stale_if_error_s)
 
-        def keep(store: Store) -> bool:
+    def _keep(self, items: list[Item]) -> int:
+        """Write *items*, but for those that hold a secret, in one transaction; returns how many are kept."""
+        if holds_secret("\n".join(item.text for item in items)):
+            log.debug("an answer is not kept: it holds a key")
+            items = [item for item in items if not holds_secret(item.text)]
+
+        def keep(store: Store) -> int:
             with self._tallying() as counts:
-                store.put(key, text, about=about, expire_s=expire_s, tally=counts)
-            return True
+                store.put(items, tally=counts)
+            return len(items)
 
-        return self._try("remember", keep) or False
+        return self._try("remember", keep) or 0 if items else 0
 
     def clear(self, model: str | None = None, tag: str | None = None) -> int:
         """Remove the answers of *model* (a name or a pattern, "openai/*") and with *tag* ("user=alice"), or all.
@@ -178,36 +232,38 @@ class Cache:
     def close(self) -> None:
         """Close the files. The next use opens them again."""
         with self._lock:
-            store, self._store = self._store, None
-        if store is not None and self._at_end is not None:
-            self._at_end()
+            end, self._at_end, self._store = self._at_end, lambda: None, None
+        end()
 
     def _try(self, what: str, use: Callable[[Store], T], tell: Callable[[str], None] | None = None) -> T | None:
         """What *use* does with the open directory, or None. The calls' ways into it rest for a while after trouble."""
         from llmbridge.cache.store import Unusable  # diskcache: 10 ms, for whoever has a cache
 
-        since, rest_s = self._rests.get(what, (0.0, 0.0))
+        directory = self.directory
+        since, rest_s = self._rests.get((what, directory), (0.0, 0.0))
         if 0 <= self._clock() - since < rest_s:
             return None
         try:
-            return use(self._open())
+            return use(self._open(directory))
         except Foreign as exc:
-            self._complain("entry", f"an entry of the cache in {self.directory} is not used: {exc}")
+            self._complain_of(exc)
         except Unusable as exc:
             if what in ("recall", "remember", "tally"):
-                self._rests[what] = self._clock(), exc.rest_s
+                self._rests[what, directory] = self._clock(), exc.rest_s
             if tell is not None:
                 tell(str(exc))
             else:
-                self._complain("directory", f"the cache in {self.directory} does not work, calls go on without: {exc}")
+                self._complain("directory", f"the cache in {directory} does not work, calls go on without: {exc}")
         return None
 
-    def _open(self) -> Store:
+    def _open(self, directory: Path) -> Store:
         from llmbridge.cache.store import Store
 
+        if self._store is not None and self._store.directory != directory:
+            self.close()
         with self._lock:
             if self._store is None:
-                self._store = Store(self.directory, self.size_limit_bytes)
+                self._store = Store(directory, self.size_limit_bytes)
                 self._at_end = weakref.finalize(self, _count_and_close, self._store, self._counts)
             return self._store
 
@@ -229,15 +285,19 @@ class Cache:
 
     def _complain(self, about: str, message: str) -> None:
         self._counts["errors"] += 1
-        log.log(logging.DEBUG if about in self._said else logging.WARNING, "%s", redact(message))
-        self._said.add(about)
+        said = about, self.directory
+        log.log(logging.DEBUG if said in self._said else logging.WARNING, "%s", redact(message))
+        self._said.add(said)
 
     def _read(self, text: str, key: str) -> Entry | None:
         try:
             return load(text, key)
         except Foreign as exc:
-            self._complain("entry", f"an entry of the cache in {self.directory} is not used: {exc}")
+            self._complain_of(exc)
             return None
+
+    def _complain_of(self, entry: Foreign) -> None:
+        self._complain("entry", f"an entry of the cache in {self.directory} is not used: {entry}")
 
     def _in_time(self, entry: Entry, max_age_s: float | None, stale_s: float) -> Entry | None:
         """*entry* with its age, or None if its time is over."""

@@ -19,7 +19,7 @@ import re
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,9 @@ Locked = diskcache.Timeout  # what a write raises that cannot begin, whether for
 class TextDisk(diskcache.Disk):  # type: ignore[misc]
     """Values are texts. Raises Foreign for anything else that the database says."""
 
-    made: str | None = None  # the file that the last store() made
-
     def __init__(self, directory: str, **settings: Any) -> None:
         super().__init__(directory, min_file_size=IN_ROW_BYTES)
+        self.made: list[str] = []  # files, for whoever has to remove them again
 
     def put(self, key: object) -> tuple[str, bool]:
         """A key as it is stored."""
@@ -84,7 +83,8 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]
         if len(content) < IN_ROW_BYTES:
             return 0, RAW, None, value
         digits = os.urandom(16).hex()
-        name = self.made = f"{digits[:2]}/{digits[2:4]}/{digits[4:]}.val"
+        name = f"{digits[:2]}/{digits[2:4]}/{digits[4:]}.val"
+        self.made.append(name)
         self._write_file(name, content)
         return len(content), BINARY, name, None
 
@@ -223,7 +223,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             raise Foreign("its row is too long") from None
         return text
 
-    def tally(self, amounts: dict[str, int]) -> None:
+    def tally(self, amounts: Mapping[str, int]) -> None:
         """Add *amounts* to the counters that all processes share."""
         for name, amount in amounts.items():
             self._sql(

@@ -123,9 +123,14 @@ def dump(key: str, entry: Entry) -> str:
     if len(text.encode()) > LARGEST_BYTES:
         raise Unkeepable(f"it has more than {LARGEST_BYTES:,} bytes")
     try:
-        same = _same(load(text, key).answer, entry.answer)
+        if isinstance(entry.answer, Completion):
+            same = load(text, key).completion.model_dump() == entry.answer.model_dump()
+        else:
+            same = bool(_facts(_encode(facts)))  # _pack() compares the vector itself
     except Foreign as exc:
         raise Unkeepable(f"it could not be read again: {exc}") from None
+    except (ValueError, TypeError, KeyError) as exc:
+        raise Unkeepable(f"it could not be read again ({type(exc).__name__})") from None
     if not same:
         raise Unkeepable("it would not come back the same")
     return text
@@ -215,12 +220,6 @@ def _little(numbers: array[float]) -> bytes:
         numbers = numbers[:]
         numbers.byteswap()
     return numbers.tobytes()
-
-
-def _same(one: Completion | Vector, other: Completion | Vector) -> bool:
-    if isinstance(one, Completion) and isinstance(other, Completion):
-        return one.model_dump() == other.model_dump()
-    return one == other
 
 
 def _short(chunk: Chunk) -> Any:

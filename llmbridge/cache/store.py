@@ -14,15 +14,17 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmbridge.cache.disk import DATABASE, FILE_NAME, Database, Locked
 from llmbridge.cache.entry import Foreign
+from llmbridge.home import NETWORK, file_system
 
 
 FORK_S = 1.0  # how long a fork waits for other threads
+Tally = Mapping[str, int]
 LOCKED_S = 0.1  # how long a write waits for other processes; one takes 0.1 ms
 
 
@@ -38,6 +40,21 @@ class Busy(Unusable):
     rest_s = 0.5
 
 
+class Remote(Unusable):
+    """The directory is on a network file system, and stays there."""
+
+    rest_s = 600.0
+
+
+class Item(NamedTuple):
+    """A text to be kept. `about` is what remove() sees of it."""
+
+    key: str
+    text: str
+    about: str
+    expire_s: float | None
+
+
 class Store:
     """Texts by key in a directory of their own, shared by threads and processes.
 
@@ -46,7 +63,7 @@ class Store:
     """
 
     def __init__(self, directory: Path, size_limit_bytes: int) -> None:
-        self._directory = directory
+        self.directory = directory
         self._lock = threading.RLock()
         self._database: Database | None = None
         with self._translated():
@@ -80,16 +97,31 @@ class Store:
             text: str | None = database.text(key)
             return text
 
-    def put(self, key: str, text: str, *, about: str, expire_s: float | None, tally: dict[str, int]) -> None:
-        """Keep *text*, add *tally* to the counters, remove what is over or too much. *about* is what remove() sees."""
+    def get_all(self, keys: Iterable[str]) -> list[str | Foreign | None]:
+        """The text of each of *keys*, or None, or the Foreign that get() would raise."""
+
+        def text(database: Any, key: str) -> str | Foreign | None:
+            try:
+                found: str | None = database.text(key)
+            except Foreign as exc:
+                return exc
+            return found
+
         with self._translated() as database:
-            database.disk.made = None
+            return [text(database, key) for key in keys]
+
+    def put(self, items: Iterable[Item], *, tally: Tally) -> None:
+        """Keep *items*, all or none; add *tally* to the counters, remove what is over or too much."""
+        with self._translated() as database:
+            made = database.disk.made = []
             try:
                 with self._writing(database):
-                    database.set(key, text, expire=expire_s, tag=about)
+                    for item in items:
+                        database.set(item.key, item.text, expire=item.expire_s, tag=item.about)
                     database.tally(tally)
             except BaseException:
-                database.disk.remove(database.disk.made)  # its row is not there
+                for name in made:
+                    database.disk.remove(name)  # its row is not there
                 raise
 
     @contextlib.contextmanager
@@ -143,11 +175,11 @@ class Store:
             return [*wrong, f"{lost} files belong to no entry; clear() removes them"] if lost else wrong
 
     def _files(self) -> set[str]:
-        paths = self._directory.glob("??/??/*.val")
-        names = (path.relative_to(self._directory).as_posix() for path in paths)
+        paths = self.directory.glob("??/??/*.val")
+        names = (path.relative_to(self.directory).as_posix() for path in paths)
         return {name for name in names if FILE_NAME.fullmatch(name)}
 
-    def tally(self, amounts: dict[str, int]) -> None:
+    def tally(self, amounts: Tally) -> None:
         """Add *amounts* to the counters that all processes share."""
         if amounts:
             with self._translated() as database, self._writing(database):
@@ -184,6 +216,8 @@ class Store:
 
 def _prepare(directory: Path) -> None:
     """Make the directory and an empty database for the owner alone, whatever the umask. Raises Unusable, OSError."""
+    if (kind := file_system(directory)) in NETWORK:
+        raise Remote(f"it is on a network file system ({kind}), where SQLite's locks do not hold; use a local disk")
     for each in reversed([directory, *directory.parents]):
         if not each.exists():
             each.mkdir(mode=0o700, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from llmbridge import provider
 from llmbridge.assembly import Assembly
 from llmbridge.call import charge
+from llmbridge.call.batch import merged
 from llmbridge.call.entering import admit
-from llmbridge.call.memory import Recalled, merged
 from llmbridge.call.parsing import parsed
 from llmbridge.call.race import Beaten, Race
+from llmbridge.call.recalled import Recalled
+from llmbridge.call.shared import interruption, separate
 from llmbridge.completion import Chunk, Completion, Embedding, Usage, Vector
 from llmbridge.errors import (
     BudgetExceeded,
     InvalidOutput,
     ProviderError,
     ProviderUnavailable,
-    StreamInterrupted,
     UnknownPrice,
 )
 from llmbridge.exchange import Exchange
@@ -76,6 +76,7 @@ class Attempt:
         self.known: dict[int, Vector] = {}  # of an embedding: what need not be asked
         self.fresh: Answer | None = None  # what came over the wire, to be remembered
         self.shown: list[Chunk] = []
+        self._shown_count = 0
 
     def __enter__(self) -> Attempt:
         try:
@@ -99,10 +100,13 @@ class Attempt:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         try:
-            return self._end(error)
+            swallowed = self._end(error)
         finally:
             if error is not None:
                 self.exchange.close()
+        if isinstance(self.fresh, Embedding) and self._call.memory is not None:
+            wait(self._call.memory.keeping())
+        return swallowed
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -114,6 +118,8 @@ class Attempt:
             except BaseException as interruption:
                 self._call.finish("cancelled", interruption)
                 raise
+        if isinstance(self.fresh, Embedding) and self._call.memory is not None:
+            await wait_async(self._call.memory.keeping())
         return swallowed
 
     @property
@@ -204,21 +210,13 @@ class Attempt:
         if self.record.first_chunk_s is None and chunk.has_content:
             self.record.first_chunk_s = time.monotonic() - self._started
         self.ready.append(chunk)
+        self._shown_count += 1
         if self._call.memory is not None and self.recalled is None:
-            self.shown.append(copy.copy(chunk))  # the reader may change its own
+            self.shown.append(separate(chunk))  # the reader may change its own
 
     def interrupted(self, error: ProviderError) -> ProviderError:
         """End the call with *error*, which came after the reader had seen content, and return what to raise for it."""
-        if not isinstance(error, InvalidOutput):
-            error = StreamInterrupted(
-                f"the answer broke off after {len(self.text):,} characters, which .partial holds: {error}",
-                partial=self.text,
-                model=error.model,
-                provider=error.provider,
-                status=error.status,
-                retry_after_s=error.retry_after_s,
-                request_id=error.request_id,
-            )
+        error = interruption(error, self.text)
         self._fail(error)
         self._call.finish("failed", error)
         return error
@@ -350,7 +348,9 @@ class Attempt:
             id=self._call.record.id, created=int(self._call.record.started_at), model=self.request.model
         )
         completion._response_model = self._source.response_model if self._source is not None else None
-        self._call.record.chunk_count = self._assembly.chunk_count
+        self._call.record.chunk_count = self._shown_count
+        if self.recalled is not None:
+            self._call.recalled(self.recalled.entry)  # of a stream that was followed, the costs are known only now
         self.take(completion)
         self._succeed()
 

@@ -33,8 +33,9 @@ from llmbridge.cache import Entry
 from llmbridge.call import failure
 from llmbridge.call.attempt import Answer, Attempt
 from llmbridge.call.course import Ask, Course
-from llmbridge.call.memory import Memory, Recalled
+from llmbridge.call.memory import Memory
 from llmbridge.call.planning import Plan, plan_of
+from llmbridge.call.recalled import Recalled
 from llmbridge.errors import (
     CacheMiss,
     LLMBridgeError,
@@ -85,7 +86,7 @@ class Call:
         self._publish = publish
         self.ledger = ledger
         self.memory = memory
-        self.joins = True  # an equal call under way; a stream does not
+        self.guards: tuple[float | None, float | None] | None = None  # of a stream
         self._budgets = budgets
         self._unbooked: tuple[Reservation, AttemptRecord, Charge] | None = None
         self._clock = clock
@@ -168,7 +169,7 @@ class Call:
 
     def _leave_out_known(self, attempt: Attempt) -> None:
         if self.memory is not None:
-            attempt.asked, attempt.known = self.memory.missing(attempt.asked)
+            attempt.asked, attempt.known = self.memory.missing(attempt)
             attempt.request = attempt.asked
 
     def _attempt(self, recalled: Recalled) -> Attempt:
@@ -261,6 +262,7 @@ class Call:
         attempt = self.current
         try:
             if outcome == "answered" and attempt is not None and attempt.fresh is not None:
+                self.record.saved_usd = memory.saved_usd(attempt)
                 memory.remember(attempt, attempt.record, attempt.fresh, attempt.shown)
         except Exception:  # the answer is there, whatever became of its copy
             log.warning("an answer could not be kept", exc_info=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from llmbridge.call import admission, gate
 from llmbridge.call.admission import Admitted, Applicant, Refused
 from llmbridge.call.course import Ask
-from llmbridge.call.memory import Memory, Recalled
+from llmbridge.call.memory import Memory
+from llmbridge.call.recalled import Recalled
 from llmbridge.errors import BudgetExceeded, LedgerError, LLMBridgeError, RateLimited, UnknownPrice
 from llmbridge.waiting import Pauses
 
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 def admit(call: Call, attempt: Attempt, *, blocking: bool = False) -> Pauses[None]:
     """Pauses until *attempt* may be sent, maybe with another request than it came with. Raises if it never may."""
     call.check_time()
-    if call.memory is not None and call.joins and not call._records:
+    if call.memory is not None and not call._records:
         attempt.recalled = yield from _join(call, call.memory, attempt, blocking)
         if attempt.recalled is not None:
             return
+        call._leave_out_known(attempt)
     while True:
         refusal: LLMBridgeError | None
         try:
@@ -95,9 +97,9 @@ def _nobody(call: Call, error: LLMBridgeError) -> LLMBridgeError:
 def _join(call: Call, memory: Memory, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
     """The answer of an equal call under way; None if this call is to ask for itself, also because the other one
     takes longer than its own request may."""
-    pauses = memory.join(attempt.question, blocking=blocking)
-    patience_s = attempt.question.transport.get("timeout") or call.deadline_s
-    give_up = call._clock() + patience_s
+    pauses = memory.join(call, attempt, blocking=blocking, guards=call.guards)
+    limits = attempt.question.transport.get("timeout"), call.guards and call.guards[0], call.deadline_s
+    give_up = call._clock() + min(limit for limit in limits if limit)
     try:
         while call._clock() < give_up:
             try:

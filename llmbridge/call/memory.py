@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmbridge.cache import Cache, Entry, key, record_chunks, why_not, why_not_vectors
-from llmbridge.cache.flight import Flight, join
+from llmbridge.cache import Cache, Entry, key, keys, record_chunks, why_not, why_not_vectors
+from llmbridge.call.batch import Batch, kept_apart
+from llmbridge.call.flight import Lead, join
 from llmbridge.call.parsing import parsed
-from llmbridge.completion import Chunk, Completion, Embedding, Usage, Vector
-from llmbridge.money import nanousd
+from llmbridge.call.recalled import Followed, Recalled
+from llmbridge.call.shared import Guards, Reader, Shared
+from llmbridge.completion import Chunk, Completion, Embedding, Vector
+from llmbridge.money import nanousd, usd
 from llmbridge.record import AttemptRecord
 from llmbridge.request import Request
 from llmbridge.waiting import Pauses
@@ -18,6 +24,7 @@ from llmbridge.waiting import Pauses
 
 if TYPE_CHECKING:
     from llmbridge.call.attempt import Attempt
+    from llmbridge.call.call import Call
 
 Mode = Literal["on", "off", "refresh", "only"]
 MODES: tuple[Mode, ...] = ("on", "off", "refresh", "only")
@@ -33,44 +40,17 @@ class Wish:
     sample: int = 0
 
 
-class Recalled:
-    """A kept answer in the place of a provider's: a source of chunks, in both colours, or an answer as a whole."""
-
-    def __init__(self, request: Request, entry: Entry, answer: Completion | Embedding) -> None:
-        self.entry, self.answer = entry, answer
-        self.request = request
-        self._chunks: list[Chunk] | None = None
-
-    @property
-    def response_model(self) -> str | None:
-        return self.entry.response_model
-
-    def usage(self) -> Usage | None:
-        return self.answer.usage
-
-    def __next__(self) -> Chunk:
-        if self._chunks is None:
-            self._chunks = self.entry.chunks()[::-1]
-        if not self._chunks:
-            raise StopIteration
-        return self._chunks.pop()
-
-    async def __anext__(self) -> Chunk:
-        try:
-            return next(self)
-        except StopIteration:
-            raise StopAsyncIteration from None
-
-
 class Memory:
     """One call's use of one cache."""
 
     def __init__(self, cache: Cache, wish: Wish, tags: Mapping[str, str]) -> None:
         self._cache, self._wish, self._tags = cache, wish, tags
         self._namespace = cache.namespace_of(tags)
-        self._flight: Flight | None = None
-        self._flown: str | None = None
         self._keys: dict[int, str | None] = {}
+        self._batches: dict[int, Batch] = {}
+        self._leads: dict[str, Lead] = {}
+        self._reader: Reader | None = None
+        self._unwritten: list[tuple[str, Entry]] = []
 
     @property
     def only(self) -> bool:
@@ -80,39 +60,61 @@ class Memory:
     def recall(self, request: Request, *, stale: bool = False) -> Recalled | None:
         """The answer to *request*, if it is kept. *stale*: also one whose time is over, since nobody else answers."""
         stale_s = self._cache.stale_if_error_s if stale else 0.0
+        wanted = stale_s > 0 if stale else self._wish.mode != "refresh"
         if request.verb == "embeddings":
-            wanted = self._wish.mode != "refresh" if not stale else stale_s > 0
             return self._recall_all(request, stale_s) if wanted else None
-        # Once, before anything is sent: the caller's messages are the caller's to change meanwhile.
-        name = self._keys.setdefault(id(request), self._key(request))
-        if name is None or (self._wish.mode == "refresh" and not stale) or (stale and not stale_s):
+        # The key is made once, before anything is sent: the caller's messages are the caller's to change meanwhile.
+        if id(request) not in self._keys:
+            self._keys[id(request)] = self._key(request)
+        name = self._keys[id(request)]
+        return self._fitting(request, self._entry(name, stale_s)) if wanted and name is not None else None
+
+    def join(self, call: Call, attempt: Attempt, *, blocking: bool, guards: Guards | None) -> Pauses[Recalled | None]:
+        """Pauses while an equal request is under way elsewhere; then its answer, or None: this call asks, maybe for
+        less. *guards*: of a stream, which gets what comes of another stream's answer as it comes."""
+        request = attempt.question
+        if self._wish.mode != "on":
             return None
-        return self._fitting(request, self._entry(name, stale_s))
-
-    def join(self, request: Request, *, blocking: bool) -> Pauses[Recalled | None]:
-        """Pauses while an equal request is under way elsewhere; then its answer, or None: this call asks.
-
-        Not for streams: who reads one slowly would have all the others wait.
-        """
+        if request.verb == "embeddings":
+            return (yield from self._join_all(attempt, blocking))
         name = self._keys.get(id(request))
-        if self._wish.mode != "on" or request.verb == "embeddings" or name is None:
+        if name is None:
             return None
-        directory = self._cache.directory.resolve()  # one directory under two names is one
-        found = yield from join(directory, name, lambda: self._entry(name, 0.0), blocking=blocking)
-        if isinstance(found, Flight):
-            self._flight, self._flown = found, name
+        place, alone = self._place()
+        gap_s = guards[1] if guards is not None else None
+
+        def enter(stream: Shared) -> Reader | None:
+            return stream.enter(call.remaining_s, gap_s, wants_chunks=guards is not None)
+
+        found = yield from join(
+            place, name, lambda: self._entry(name, 0.0), blocking=blocking, alone=alone, enter=enter
+        )
+        if isinstance(found, Lead):
+            self._leads[name] = found
+        elif isinstance(found, Reader):
+            self._reader = found
+            return Followed(request, found, _answer_of)
+        elif found is not None:
+            return self._fitting(request, replace(found, answer=_copy(found.completion)))  # several get it
+        return None
+
+    def share(self, call: Call, attempt: Attempt, source: Any, loop: asyncio.AbstractEventLoop | None) -> Shared | None:
+        """Let others follow the stream that *attempt* has opened, if they may be waiting for it."""
+        lead = self._leads.get(self._keys.get(id(attempt.question)) or "")
+        if lead is None or lead.flight.landed or attempt.recalled is not None:
             return None
-        if found is None:
-            return None
-        # A copy: what a leader hands over, several get.
-        return self._fitting(request, replace(found, answer=_copy(found.completion)))
+        shared = lead.flight.stream = Shared(call, attempt, source, loop, lambda: self._entry_of(attempt))
+        return shared
 
     def remember(
         self, attempt: Attempt, record: AttemptRecord, answer: Completion | Embedding, chunks: Iterable[Chunk]
     ) -> None:
-        """Keep *answer*, if it may be kept, and give it to those who wait for it."""
+        """Keep *answer*, if it may be kept, and give it to those who wait for it. keeping() does it for vectors."""
         if isinstance(answer, Embedding):
-            self._remember_vectors(attempt.asked, record, answer)
+            batch = self._batches.get(id(attempt.question))  # there is none if nothing was looked for
+            names = batch.unknown if batch is not None else self._names(attempt.question)
+            if why_not_vectors(answer, len(attempt.asked.content)) is None:
+                self._unwritten = kept_apart(self._fresh(record, ""), names, answer)
             return
         name = self._keys.get(id(attempt.question))
         if name is None or why_not(answer) is not None:
@@ -122,20 +124,49 @@ class Memory:
         if streamed:
             entry = replace(entry, recorded=record_chunks(streamed))
         self._cache.remember(name, entry)
-        if name == self._flown:
-            self.land(replace(entry, answer=_copy(answer)))
+        if name in self._leads:
+            self._leads[name].land(replace(entry, answer=_copy(answer)))
 
-    def land(self, entry: Entry | None = None) -> None:
-        """The call is over: whoever waits for its answer gets it, or goes on."""
-        if self._flight is not None:
-            self._flight.land(entry)
+    def keeping(self) -> Pauses[None]:
+        """Pauses while the vectors of an answer are kept; then they go to those who wait for them."""
+        unwritten, self._unwritten = self._unwritten, []
+        try:
+            yield from self._cache.remembering(unwritten)
+            for name, entry in unwritten:
+                if name in self._leads:
+                    self._leads[name].land(entry)
+        finally:
+            self.land()
+
+    def land(self) -> None:
+        """The call is over, or asks another model: whoever waits for its answer goes on. Unless that is still to be
+        kept: then keeping() does it."""
+        if self._reader is not None:
+            self._reader.leave()
+        if not self._unwritten:
+            for lead in self._leads.values():
+                lead.land()
+
+    def missing(self, attempt: Attempt) -> tuple[Request, dict[int, Vector]]:
+        """What *attempt* asks, less the inputs that are known, and the vectors of those by their place."""
+        if attempt.question.verb != "embeddings" or self._wish.mode != "on":
+            return attempt.asked, {}
+        return self._batch(attempt.question).left(attempt.question)
+
+    def saved_usd(self, attempt: Attempt) -> Decimal | None:
+        """What the part of an answer cost once that need not be asked again; None if nobody knows."""
+        if not attempt.known:
+            return Decimal(0)
+        saved = self._batches[id(attempt.question)].saved_nanousd()
+        return None if saved is None else usd(saved)
+
+    def _place(self) -> tuple[Path, bool]:
+        """Where flights are known by, and whether other processes cannot take part; one directory under two names is
+        one."""
+        return self._cache.directory.resolve(), not self._cache.is_open
 
     def _entry(self, name: str, stale_s: float) -> Entry | None:
         return self._cache.recall(name, max_age_s=self._wish.max_age_s, stale_s=stale_s)
-
-    def _single(self, request: Request, stale_s: float) -> Entry | None:
-        name = self._key(request)
-        return None if name is None else self._entry(name, stale_s)
 
     def _fitting(self, request: Request, entry: Entry | None) -> Recalled | None:
         """The answer, unless it does not fit `response_model`: a class can reject what its schema allows."""
@@ -153,9 +184,12 @@ class Memory:
     def _key(self, request: Request) -> str | None:
         return key(request, namespace=self._namespace, sample=self._wish.sample)
 
-    def _fresh(self, record: AttemptRecord, answer: Completion | Sequence[float] | str) -> Entry:
+    def _names(self, request: Request) -> list[str | None]:
+        return keys(request, namespace=self._namespace, sample=self._wish.sample)
+
+    def _fresh(self, record: AttemptRecord, answer: Completion | str) -> Entry:
         return Entry(
-            answer=answer,  # type: ignore[arg-type]
+            answer=answer,
             created_at=self._cache.now(),
             model=record.model,
             provider=record.provider,
@@ -167,65 +201,51 @@ class Memory:
             ttl_s=self._wish.ttl_s,
         )
 
-    def _recall_all(self, request: Request, stale_s: float) -> Recalled | None:
-        """The embedding of every input, or None if one of them is not kept."""
-        entries = []
-        for single in _singles(request):
-            entry = self._single(single, stale_s)
-            if entry is None:
-                return None
-            entries.append(entry)
-        saved = [entry.cost_nanousd for entry in entries]
-        total = None if None in saved else sum(cost for cost in saved if cost is not None)
-        oldest = max(entries, key=lambda entry: entry.age_s)
-        vectors = [Vector(index=index, embedding=entry.vector) for index, entry in enumerate(entries)]
-        tokens = sum(entry.input_tokens or 0 for entry in entries)
-        usage = Usage(prompt_tokens=tokens, total_tokens=tokens, estimated=True)  # shares of the batches they came in
-        answer = Embedding(model=oldest.model, data=vectors, usage=usage)
-        answer._response_model = oldest.response_model
-        return Recalled(request, replace(oldest, cost_nanousd=total, input_tokens=tokens), answer)
+    def _entry_of(self, attempt: Attempt) -> Entry | None:
+        """What those who follow *attempt* get at its end, also of an answer that must not be kept."""
+        answer = attempt.fresh
+        return self._fresh(attempt.record, _copy(answer)) if isinstance(answer, Completion) else None
 
-    def missing(self, request: Request) -> tuple[Request, dict[int, Vector]]:
-        """*request* with the inputs alone that are not kept, and the vectors of the others by their place."""
-        if request.verb != "embeddings" or self._wish.mode != "on":
-            return request, {}
-        known: dict[int, Vector] = {}
-        for index, single in enumerate(_singles(request)):
-            entry = self._single(single, 0.0)
-            if entry is not None:
-                known[index] = Vector(index=index, embedding=entry.vector)
-        if len(known) == len(request.content):
-            return request, {}  # kept since this call looked: rare, and nothing would be left to ask
-        left = [content for index, content in enumerate(request.content) if index not in known]
-        return (replace(request, content=left), known) if known else (request, {})
+    def _batch(self, request: Request, stale_s: float = 0.0) -> Batch:
+        batch = self._batches.get(id(request))
+        if batch is None or stale_s:
+            names = batch.names if batch is not None else self._names(request)
+            found = self._found([name for name in names if name is not None], stale_s)
+            batch = Batch(names, [None if name is None else found.get(name) for name in names])
+            self._batches[id(request)] = batch
+        return batch
 
-    def _remember_vectors(self, request: Request, record: AttemptRecord, answer: Embedding) -> None:
-        if why_not_vectors(answer, len(request.content)) is not None:
-            return
-        whole = self._fresh(record, "")
-        count = len(request.content)
-        share = None if whole.cost_nanousd is None else whole.cost_nanousd // count
-        tokens = None if whole.input_tokens is None else whole.input_tokens // count
-        for single, vector in zip(_singles(request), answer.vectors, strict=True):
-            name = self._key(single)
-            if name is not None:
-                self._cache.remember(name, replace(whole, answer=vector, cost_nanousd=share, input_tokens=tokens))
+    def _found(self, names: list[str], stale_s: float = 0.0) -> dict[str, Entry]:
+        entries = self._cache.recall_all(names, max_age_s=self._wish.max_age_s, stale_s=stale_s)
+        return {name: entry for name, entry in zip(names, entries, strict=True) if entry is not None}
+
+    def _recall_all(self, request: Request, stale_s: float = 0.0) -> Recalled | None:
+        """The embedding of every input, or None if one of them is not known."""
+        batch = self._batch(request, stale_s)
+        return Recalled(request, *batch.answer()) if batch.whole else None
+
+    def _join_all(self, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
+        """As join(), for every input by itself."""
+        place, alone = self._place()
+        batch = self._batch(attempt.question)
+        found: dict[str, Entry] = {}
+        for name in batch.missing:
+            other = yield from join(place, name, blocking=blocking, alone=alone)
+            if isinstance(other, Lead):
+                self._leads[name] = other
+            elif isinstance(other, Entry):
+                found[name] = other
+        kept = self._found(list(self._leads)) if self._leads else {}  # by whoever led before
+        for name, entry in kept.items():
+            self._leads[name].land(entry)
+        batch.learn(found | kept)
+        return self._recall_all(attempt.question)
 
 
-def merged(sent: Embedding, known: Mapping[int, Vector]) -> Embedding:
-    """The vectors of *sent* and those that were *known*, in the places of their inputs."""
-    if not known:
-        return sent
-    fresh = iter([vector.embedding for vector in sorted(sent.data, key=lambda vector: vector.index)])
-    total = len(sent.data) + len(known)
-    data = [known.get(index) or Vector(index=index, embedding=next(fresh)) for index in range(total)]
-    answer = sent.model_copy(update={"data": data})
-    answer._response_model = sent._response_model
-    return answer
-
-
-def _singles(request: Request) -> list[Request]:
-    return [replace(request, content=[content]) for content in request.content]
+def _answer_of(entry: Entry) -> Completion:
+    completion = _copy(entry.completion)
+    completion._response_model = entry.response_model
+    return completion
 
 
 def _copy(completion: Completion) -> Completion:

@@ -8,9 +8,7 @@ import stat
 from pathlib import Path
 
 from llmbridge.errors import LedgerError
-
-
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "lustre"})
+from llmbridge.home import NETWORK, file_system
 
 
 def prepare(path: Path) -> None:
@@ -59,18 +57,3 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def file_system(directory: Path) -> str:
-    """The kind of file system that *directory* is on, as Linux names it; empty where that cannot be told."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    resolved, best, kind = str(directory.resolve()), "", ""
-    for line in mounts:
-        _, point, name, *_ = line.split(" ")
-        point = point.replace("\\040", " ").rstrip("/") + "/"
-        if (resolved + "/").startswith(point) and len(point) >= len(best):
-            best, kind = point, name
-    return kind

@@ -90,6 +90,11 @@ class Source:
             self._guard()
         return chunk
 
+    def unguard(self) -> None:
+        """Wait for the next chunk as long as the exchange does."""
+        self._first_s = self._gap_s = None
+        self._guard()
+
     def _guard(self) -> None:
         limit_s = self._gap_s if self._begun else self._first_s
         self._exchange.guard_at = None if limit_s is None else time.monotonic() + limit_s
