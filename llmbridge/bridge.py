@@ -22,6 +22,7 @@ from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
+from llmbridge.exchange import Guards
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
@@ -185,14 +186,15 @@ class Bridge:
         """Ask, and hand over the answer as it comes: `with bridge.stream(...) as chunks: for chunk in chunks: ...`.
 
         As complete(), but: until the first content a failure goes to the next model, after it the reader gets
-        StreamInterrupted with the text so far. A `response_model` is checked at the end, without a second attempt.
+        StreamInterrupted with the text so far, or, with Fallback(on_stream_break="restart"), a chunk that is
+        `restarted` and then another answer. A `response_model` is checked at the end, without a second attempt.
 
         Args:
             first_chunk_s: how long to wait for the first content, in seconds; then the next model is asked.
             chunk_gap_s: how long to wait between two chunks, in seconds.
         """
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
-        return CompletionStream(call, _guards(first_chunk_s, chunk_gap_s))
+        return CompletionStream(call, _guards(call.policy, first_chunk_s, chunk_gap_s))
 
     def astream(
         self,
@@ -210,7 +212,7 @@ class Bridge:
     ) -> AsyncCompletionStream:
         """Same as stream(), for `async with` and `async for`."""
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
-        return AsyncCompletionStream(call, _guards(first_chunk_s, chunk_gap_s))
+        return AsyncCompletionStream(call, _guards(call.policy, first_chunk_s, chunk_gap_s))
 
     def embed(
         self,
@@ -364,10 +366,15 @@ def _breakers(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + "-breakers")
 
 
-def _guards(first_chunk_s: float | None, chunk_gap_s: float | None) -> tuple[float | None, float | None]:
+def _guards(policy: Fallback, first_chunk_s: float | None, chunk_gap_s: float | None) -> Guards:
     request.check_seconds("first_chunk_s", first_chunk_s)
     request.check_seconds("chunk_gap_s", chunk_gap_s)
-    return first_chunk_s, chunk_gap_s
+    return Guards(
+        first_chunk_s or policy.first_chunk_s,
+        chunk_gap_s or policy.chunk_gap_s,
+        policy.commit_chunks,
+        policy.min_chunks_per_s,
+    )
 
 
 def _cache_params(params: Any) -> dict[str, Any]:

@@ -197,7 +197,8 @@ class Chunk:
     """A piece of a streamed answer. Most fields of most chunks are empty.
 
     `index` is the choice (0 unless `n` was asked for). `finish_reason` stands on the last chunk of a choice. `extra`
-    holds what else the provider sent in the delta (annotations, thinking blocks, audio...).
+    holds what else the provider sent in the delta (annotations, thinking blocks, audio...). `restarted`: the stream
+    broke off and the answer begins anew, from another attempt; what was shown so far is to be cleared.
     """
 
     text: str = ""
@@ -210,6 +211,7 @@ class Chunk:
     function_call: ToolCallDelta | None = None
     logprobs: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
+    restarted: bool = False
 
     @property
     def has_content(self) -> bool:

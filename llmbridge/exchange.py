@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 
 if TYPE_CHECKING:
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 TAIL_BYTES = 65_536
 _REASON = re.compile(rb'"(?:finish|stop|done|completion|block)_?reason"\s*:\s*"[^"]', re.IGNORECASE)
+
+
+class Guards(NamedTuple):
+    """What a stream has to keep to, in seconds: to the first content, between two chunks; and how many chunks with
+    content are held back until it is sure that they come at a pace of so many a second."""
+
+    first_chunk_s: float | None = None
+    chunk_gap_s: float | None = None
+    commit_chunks: int = 1
+    min_chunks_per_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -19,17 +19,19 @@ from typing import Self
 
 from llmbridge import provider
 from llmbridge.call import Attempt, Call
+from llmbridge.call.race import arun, run
 from llmbridge.call.recalled import Followed, Recalled
 from llmbridge.call.shared import LEADER, Shared, interruption
 from llmbridge.completion import Chunk, Completion
 from llmbridge.errors import ProviderError
+from llmbridge.exchange import Guards
 from llmbridge.waiting import Pauses, wait, wait_async
 
 
 class _Stream:
     """What both colours share: the call, the attempt that is being read, and the end."""
 
-    def __init__(self, call: Call, guards: tuple[float | None, float | None]) -> None:
+    def __init__(self, call: Call, guards: Guards) -> None:
         self._call = call
         call.guards = guards
         self._guards = guards
@@ -38,6 +40,7 @@ class _Stream:
         self._shared: Shared | None = None  # with those who may follow it
         self._opening = False
         self._closed = False
+        self._restarting = False
         self._detached = False  # left, while others read on
 
     @property
@@ -61,9 +64,11 @@ class _Stream:
         # its error's traceback leads back to self.
         self._call.when_finished = weakref.finalize(self, _abandon, self._call).detach
 
-    def _opened(self, source: provider.Source | Recalled, loop: asyncio.AbstractEventLoop | None = None) -> Attempt:
-        self._source, self._attempt = source, self._call.current
+    def _opened(self, loop: asyncio.AbstractEventLoop | None = None) -> Attempt:
+        self._attempt = self._call.current
         assert self._attempt is not None
+        source = self._source = self._attempt.source
+        assert source is not None
         call = self._call
         if call.memory is not None and not self._attempt.done:
             self._shared = call.memory.share(call, self._attempt, source, loop)
@@ -74,6 +79,15 @@ class _Stream:
                 )
                 alone()
         return self._attempt
+
+    def _restarts(self, attempt: Attempt, error: ProviderError) -> bool:
+        """Whether the answer begins anew after *error*. Not while others read along, who have seen of it, too."""
+        if not self._read_by_others and self._call.restarts(attempt, error):
+            self._restarting, self._shared = True, None
+        return self._restarting
+
+    def _restarted(self, attempt: Attempt) -> None:
+        attempt.ready.appendleft(Chunk(restarted=True))
 
     def _finished(self, attempt: Attempt) -> bool:
         """Whether there is nothing more to read. Raises RuntimeError if that is not the answer's end."""
@@ -109,7 +123,7 @@ class _Stream:
         assert self._shared is not None
         try:
             yield from self._shared.until(
-                lambda: bool(attempt.ready), lambda: self._call.remaining_s(), self._guards[1]
+                lambda: bool(attempt.ready), lambda: self._call.remaining_s(), self._guards.chunk_gap_s
             )
         except ProviderError as error:
             broken = interruption(error, attempt.text)
@@ -154,6 +168,7 @@ class CompletionStream(_Stream):
             if self._finished(attempt):
                 raise StopIteration
             self._read(attempt)
+            attempt = self._attempt or attempt  # another one, after a restart
         return attempt.ready.popleft()
 
     def close(self) -> None:
@@ -169,25 +184,29 @@ class CompletionStream(_Stream):
             return self._attempt
         self._begin()
         for attempt in self._call.attempts():
-            with attempt:
-                source = attempt.open(
-                    attempt.recalled or provider.stream(attempt.request, attempt.exchange, self._guards)
-                )
-                while attempt.held_back:
-                    attempt.feed(next(source, None))
-        return self._opened(source)
+            run(self._call, attempt, self._ask)
+        return self._opened()
+
+    def _ask(self, attempt: Attempt) -> None:
+        with attempt:
+            source = attempt.open(attempt.recalled or provider.stream(attempt.request, attempt.exchange, self._guards))
+            while attempt.held_back:
+                attempt.feed(next(source, None))
+            attempt.win()
 
     def _read(self, attempt: Attempt) -> None:
         assert self._source is not None
         if self._shared is not None and not self._shared.begin():
-            return self._read_along(attempt)
+            self._read_along(attempt)
+            return
         try:
             attempt.feed(next(self._source, None))
             if attempt.done:
                 attempt.exchange.close()  # for a reader without a `with` block; else the collector would
         except ProviderError as error:
             attempt.exchange.close()
-            raise attempt.interrupted(error) from None
+            if not self._restarts(attempt, error):
+                raise attempt.interrupted(error) from None
         except BaseException as error:
             self._leave(error)
             attempt.exchange.close()
@@ -195,6 +214,14 @@ class CompletionStream(_Stream):
         finally:
             if self._shared is not None:
                 self._shared.end()
+        if self._restarting:
+            self._restart()
+
+    def _restart(self) -> None:
+        self._restarting = False
+        for attempt in self._call.attempts():
+            run(self._call, attempt, self._ask)
+        self._restarted(self._opened())
 
     def _read_along(self, attempt: Attempt) -> None:
         try:
@@ -226,6 +253,7 @@ class AsyncCompletionStream(_Stream):
             if self._finished(attempt):
                 raise StopAsyncIteration
             await self._read(attempt)
+            attempt = self._attempt or attempt
         return attempt.ready.popleft()
 
     async def aclose(self) -> None:
@@ -240,26 +268,32 @@ class AsyncCompletionStream(_Stream):
             return self._attempt
         self._begin()
         for attempt in self._call.attempts():
-            async with attempt:
-                source = attempt.open(
-                    attempt.recalled or await provider.astream(attempt.request, attempt.exchange, self._guards)
-                )
-                while attempt.held_back:
-                    attempt.feed(await anext(source, None))
-        return self._opened(source, asyncio.get_running_loop())
+            await arun(self._call, attempt, self._ask)
+        return self._opened(asyncio.get_running_loop())
+
+    async def _ask(self, attempt: Attempt) -> None:
+        async with attempt:
+            recalled = attempt.recalled
+            source = attempt.open(recalled or await provider.astream(attempt.request, attempt.exchange, self._guards))
+            while attempt.held_back:
+                attempt.feed(await anext(source, None))
+            attempt.win()
 
     async def _read(self, attempt: Attempt) -> None:
         assert self._source is not None
         if self._shared is not None and not self._shared.begin():
-            return await self._read_along(attempt)
+            await self._read_along(attempt)
+            return
         try:
             attempt.feed(await anext(self._source, None))
             if attempt.done:
                 await attempt.exchange.aclose()
         except ProviderError as error:
-            broken = attempt.interrupted(error)
+            restarts = self._restarts(attempt, error)
+            broken = None if restarts else attempt.interrupted(error)
             await attempt.exchange.aclose()
-            raise broken from None
+            if broken is not None:
+                raise broken from None
         except BaseException as error:
             self._leave(error)
             await attempt.exchange.aclose()
@@ -267,6 +301,14 @@ class AsyncCompletionStream(_Stream):
         finally:
             if self._shared is not None:
                 self._shared.end()
+        if self._restarting:
+            await self._restart()
+
+    async def _restart(self) -> None:
+        self._restarting = False
+        for attempt in self._call.attempts():
+            await arun(self._call, attempt, self._ask)
+        self._restarted(self._opened(asyncio.get_running_loop()))
 
     async def _read_along(self, attempt: Attempt) -> None:
         try:

@@ -65,7 +65,7 @@ class Attempt:
         self._call = call
         self._started = 0.0
         self._assembly: Assembly | None = None
-        self._source: provider.Source | Recalled | None = None
+        self.source: provider.Source | Recalled | None = None
         self._worst = NOT_ADMITTED
         self._charge: Charge | None = None
         self.entrance: Entrance | None = None
@@ -104,8 +104,8 @@ class Attempt:
         finally:
             if error is not None:
                 self.exchange.close()
-        if isinstance(self.fresh, Embedding) and self._call.memory is not None:
-            wait(self._call.memory.keeping())
+        if isinstance(self.fresh, Embedding) and self.race is None:
+            wait(self._call.keeping())
         return swallowed
 
     async def __aexit__(
@@ -118,8 +118,8 @@ class Attempt:
             except BaseException as interruption:
                 self._call.finish("cancelled", interruption)
                 raise
-        if isinstance(self.fresh, Embedding) and self._call.memory is not None:
-            await wait_async(self._call.memory.keeping())
+        if isinstance(self.fresh, Embedding) and self.race is None:
+            await wait_async(self._call.keeping())
         return swallowed
 
     @property
@@ -185,13 +185,13 @@ class Attempt:
 
     def open(self, source: provider.Source | Recalled) -> provider.Source | Recalled:
         """Start to read a stream."""
-        self._source, self._assembly = source, Assembly()
+        self.source, self._assembly = source, Assembly()
         return source
 
     @property
     def held_back(self) -> bool:
-        """Whether nothing of the stream's content has come yet, so that another model may still be asked."""
-        return not self.done and not self.ready
+        """Whether too little of the stream's content has come yet, so that another model may still be asked."""
+        return not self.done and self._shown_count < self._call.policy.commit_chunks
 
     @property
     def text(self) -> str:
@@ -200,9 +200,9 @@ class Attempt:
 
     def feed(self, chunk: Chunk | None) -> None:
         """Take the stream's next *chunk*, None being its end; what the reader is to see goes to `ready`."""
-        assert self._assembly is not None and self._source is not None
+        assert self._assembly is not None and self.source is not None
         if chunk is None:
-            self._complete(self._source.usage())
+            self._complete(self.source.usage())
             return
         self._assembly.feed(chunk)
         if not (chunk.has_content or chunk.finish_reason or chunk.logprobs or chunk.extra):
@@ -213,6 +213,10 @@ class Attempt:
         self._shown_count += 1
         if self._call.memory is not None and self.recalled is None:
             self.shown.append(separate(chunk))  # the reader may change its own
+
+    def broke_off(self, error: ProviderError) -> None:
+        """End this attempt, but not the call: another one begins from the start."""
+        self._fail(interruption(error, self.text))
 
     def interrupted(self, error: ProviderError) -> ProviderError:
         """End the call with *error*, which came after the reader had seen content, and return what to raise for it."""
@@ -347,7 +351,7 @@ class Attempt:
         completion = self.kept or self._assembly.completion(
             id=self._call.record.id, created=int(self._call.record.started_at), model=self.request.model
         )
-        completion._response_model = self._source.response_model if self._source is not None else None
+        completion._response_model = self.source.response_model if self.source is not None else None
         self._call.record.chunk_count = self._shown_count
         if self.recalled is not None:
             self._call.recalled(self.recalled.entry)  # of a stream that was followed, the costs are known only now

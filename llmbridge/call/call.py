@@ -41,12 +41,14 @@ from llmbridge.errors import (
     LLMBridgeError,
     ProviderError,
 )
+from llmbridge.exchange import Guards
 from llmbridge.fallback import Candidate, Fallback
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.ledger import Budget, Charge, Ledger, Reservation
 from llmbridge.money import usd
 from llmbridge.record import AttemptRecord, CallRecord, new_id, sum_usd
 from llmbridge.request import Request
+from llmbridge.waiting import Pauses
 
 
 log = logging.getLogger("llmbridge")
@@ -86,7 +88,7 @@ class Call:
         self._publish = publish
         self.ledger = ledger
         self.memory = memory
-        self.guards: tuple[float | None, float | None] | None = None  # of a stream
+        self.guards: Guards | None = None  # of a stream
         self._budgets = budgets
         self._unbooked: tuple[Reservation, AttemptRecord, Charge] | None = None
         self._clock = clock
@@ -102,11 +104,24 @@ class Call:
         """The attempts, one after the other, as each outcome demands. Raises the call's error when none is left."""
         answered = False
         try:
-            yield from self._attempts()
+            if (recalled := self._recall()) is not None:
+                yield self._attempt(recalled)
+            else:
+                yield from self._attempts()
             answered = True
         finally:
             if not answered:  # an error has finished the call already; this is for a loop that was left
                 self.finish("cancelled")
+
+    def restarts(self, attempt: Attempt, error: ProviderError) -> bool:
+        """Whether *attempt*, a stream that broke off after content, is followed by another one: then attempts() is to
+        be iterated again."""
+        if self.policy.on_stream_break != "restart" or not self._course.restart(error, attempt.ask, self.remaining_s()):
+            return False
+        attempt.broke_off(error)
+        if self.memory is not None:
+            self.memory.land()
+        return True
 
     def plan(self) -> Plan:
         """What it would do now."""
@@ -121,9 +136,6 @@ class Call:
         )
 
     def _attempts(self) -> Iterator[Attempt]:
-        if (recalled := self._recall()) is not None:
-            yield self._attempt(recalled)
-            return
         while (ask := self._next()) is not None:
             self._book()
             self.current = attempt = Attempt(self, ask)
@@ -157,7 +169,7 @@ class Call:
 
     def _recall(self, *, stale: bool = False) -> Recalled | None:
         """The first candidate's answer that is kept. Raises CacheMiss if nothing else is wanted."""
-        if self.memory is None:
+        if self.memory is None or (self._records and not stale):
             return None
         found = (self.memory.recall(each.request, stale=stale) for each in self._candidates)
         recalled = next((each for each in found if each is not None), None)
@@ -286,6 +298,11 @@ class Call:
         self.current = attempt
         if attempt.done:
             self.finish("answered")
+
+    def keeping(self) -> Pauses[None]:
+        """Pauses while what came is kept, where that takes longer."""
+        if self.memory is not None:
+            yield from self.memory.keeping()
 
     def started(self, attempt: Attempt) -> None:
         """Count an attempt that was admitted."""

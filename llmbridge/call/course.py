@@ -114,6 +114,22 @@ class Course:
             upcoming.clear()
         return step.does
 
+    def restart(self, error: ProviderError, ask: Ask, remaining_s: float) -> bool:
+        """Whether an answer that broke off with *error* is asked for again: of the next candidate, or, where there is
+        none, of the same one as after any failure."""
+        upcoming = self._upcoming
+        assert upcoming is not None
+        if (
+            isinstance(error, InvalidOutput)
+            or self._made >= self.policy.most(len(self._candidates))
+            or remaining_s <= 0
+        ):
+            return False
+        if not self.others(ask) and self.after(error, ask, remaining_s) not in ("retry", "later"):
+            return False
+        upcoming[0].reason = "restart"
+        return True
+
     def instead(self, ask: Ask, why: str) -> Ask | None:
         """What to ask instead of *ask*, which nobody may answer now because of *why*."""
         self.dropped.append(Dropped(ask.candidate.model.model, why))

@@ -98,7 +98,7 @@ def _join(call: Call, memory: Memory, attempt: Attempt, blocking: bool) -> Pause
     """The answer of an equal call under way; None if this call is to ask for itself, also because the other one
     takes longer than its own request may."""
     pauses = memory.join(call, attempt, blocking=blocking, guards=call.guards)
-    limits = attempt.question.transport.get("timeout"), call.guards and call.guards[0], call.deadline_s
+    limits = attempt.question.transport.get("timeout"), call.guards and call.guards.first_chunk_s, call.deadline_s
     give_up = call._clock() + min(limit for limit in limits if limit)
     try:
         while call._clock() < give_up:

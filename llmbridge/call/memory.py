@@ -14,8 +14,9 @@ from llmbridge.call.batch import Batch, kept_apart
 from llmbridge.call.flight import Lead, join
 from llmbridge.call.parsing import parsed
 from llmbridge.call.recalled import Followed, Recalled
-from llmbridge.call.shared import Guards, Reader, Shared
+from llmbridge.call.shared import Reader, Shared
 from llmbridge.completion import Chunk, Completion, Embedding, Vector
+from llmbridge.exchange import Guards
 from llmbridge.money import nanousd, usd
 from llmbridge.record import AttemptRecord
 from llmbridge.request import Request
@@ -81,7 +82,7 @@ class Memory:
         if name is None:
             return None
         place, alone = self._place()
-        gap_s = guards[1] if guards is not None else None
+        gap_s = guards.chunk_gap_s if guards is not None else None
 
         def enter(stream: Shared) -> Reader | None:
             return stream.enter(call.remaining_s, gap_s, wants_chunks=guards is not None)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmbridge.errors import LLMBridgeError
+from llmbridge.waiting import wait, wait_async
 
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run(call: Call, first: Attempt, ask: Callable[[Attempt], object]) -> None:
         raise
     _end_second(thread, race, second)
     _settle(call, race, first, second)
+    wait(call.keeping())
 
 
 def _end_second(thread: threading.Thread, race: Race, second: list[Attempt]) -> None:
@@ -133,6 +135,7 @@ async def arun(call: Call, first: Attempt, ask: Callable[[Attempt], Awaitable[ob
             _close(call, race, [first, *second], error)
         raise
     _settle(call, race, first, second)
+    await wait_async(call.keeping())
 
 
 async def _cancelled(tasks: Sequence[asyncio.Future[object]]) -> None:

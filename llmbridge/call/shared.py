@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 LOOK_S = 0.002  # between two looks for the next chunk
 END_S = 5.0  # how long the last reader waits for the end of the call
 LEADER = 0  # among the readers
-Guards = tuple[float | None, float | None]
 _numbers = itertools.count(1)
 
 

@@ -15,16 +15,13 @@ import httpx
 
 from llmbridge import wire
 from llmbridge.completion import Completion, Embedding
-from llmbridge.exchange import Exchange
+from llmbridge.exchange import Exchange, Guards
 from llmbridge.provider.clients import REFUSED, is_sdk, route
 from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
 from llmbridge.provider.translation import Translated, translate
 from llmbridge.request import Hidden, Request
-
-
-Guards = tuple[float | None, float | None]
 
 
 def complete(request: Request, exchange: Exchange) -> Completion:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmbridge import wire
 from llmbridge.completion import Chunk, Usage
-from llmbridge.exchange import Exchange
+from llmbridge.exchange import Exchange, Guards
 from llmbridge.provider.reading import chunk_from, is_complete, response_model_of, usage_from
 from llmbridge.provider.translation import Translated, translate
 from llmbridge.request import Request
@@ -26,12 +26,13 @@ class Source:
     The guards bound the time to the first chunk with content and the gap between chunks, in seconds, in both colours.
     """
 
-    def __init__(self, request: Request, exchange: Exchange, guards: tuple[float | None, float | None]) -> None:
+    def __init__(self, request: Request, exchange: Exchange, guards: Guards) -> None:
         self._wrapper: Any = None
         self._request = request
         self._exchange = exchange
-        self._first_s, self._gap_s = guards
-        self._begun = False
+        self._guards = guards
+        self._seen = 0  # chunks with content
+        self._pace_at: float | None = None
         self._usage: Any = None
         self._response_model: str | None = None
         self._guard()
@@ -85,19 +86,25 @@ class Source:
         self._usage = getattr(said, "usage", None) or self._usage
         if self._response_model is None:
             self._response_model = response_model_of(said)
-        if self._begun or chunk.has_content:
-            self._begun = True
+        if self._seen or chunk.has_content:
+            self._seen += chunk.has_content
             self._guard()
         return chunk
 
     def unguard(self) -> None:
         """Wait for the next chunk as long as the exchange does."""
-        self._first_s = self._gap_s = None
+        self._guards = Guards()
         self._guard()
 
     def _guard(self) -> None:
-        limit_s = self._gap_s if self._begun else self._first_s
-        self._exchange.guard_at = None if limit_s is None else time.monotonic() + limit_s
+        guards, now = self._guards, time.monotonic()
+        limit_s = guards.chunk_gap_s if self._seen else guards.first_chunk_s
+        at = None if limit_s is None else now + limit_s
+        if guards.min_chunks_per_s is not None and 0 < self._seen < guards.commit_chunks:
+            if self._pace_at is None:
+                self._pace_at = now + (guards.commit_chunks - 1) / guards.min_chunks_per_s
+            at = self._pace_at if at is None else min(at, self._pace_at)
+        self._exchange.guard_at = at
 
     def _at_end(self) -> Translated | None:
         if is_complete(self._wrapper, self._exchange):
