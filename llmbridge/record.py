@@ -96,7 +96,7 @@ class AttemptRecord:
         what = (
             self.outcome if self.error_type is None else f"{self.error_type}{f' {self.status}' if self.status else ''}"
         )
-        waited = f" after {self.waited_s:.2f} s" if self.waited_s >= 0.01 else ""
+        waited = f" after {self.waited_s:.2f} s" if self.waited_s >= 0.01 or self.reason == "retry" else ""
         took = f"{self.duration_s:.2f} s, {show_usd(self.cost_usd)}"
         return f"{self.number}. {self.model} ({self.reason}{waited}): {what}, {took}"
 

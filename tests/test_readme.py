@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmbridge import default
 from tests.simulator import Fault, Reply, Simulator
 
 
@@ -26,8 +27,11 @@ def providers_on_loopback(sim: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_first_example_prints_what_the_readme_shows(sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
-    sim.script(Fault.status(503), Reply(text="Trout."))
+def test_the_first_example_prints_what_the_readme_shows(
+    sim: Simulator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(default, "_bridge", None)  # the one that a user has
+    sim.script(*[Fault.status(503)] * 3, Reply(text="Trout."))
 
     exec(snippet(0), {})
 
@@ -54,11 +58,27 @@ def test_the_cache_example_pays_once(sim: Simulator, capsys: pytest.CaptureFixtu
     assert len(sim.requests) == 2
 
 
+def test_the_fallback_example_plans_first_and_explains_afterwards(
+    sim: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(snippet(3), names := {})
+
+    plan, record = capsys.readouterr().out.split("call ")
+    assert [line.split(": ")[0] for line in plan.splitlines()[1:4]] == [
+        "1. openai/gpt-4o-mini",
+        "2. anthropic/claude-haiku-4-5",
+        "3. ollama_chat/llama3.2",
+    ]
+    assert "budget '$0.05/call': $0.05 left, enough" in plan
+    assert "1. openai/gpt-4o-mini (initial): answered" in record
+    names["bridge"].ledger.close()
+
+
 def test_the_replay_example_records_and_then_plays(sim: Simulator) -> None:
     Path("cassettes").mkdir()
 
-    exec(snippet(3), first := {})
-    exec(snippet(3), second := {})
+    exec(snippet(4), first := {})
+    exec(snippet(4), second := {})
 
     assert first["reply"].text == second["reply"].text == "Trout."
     assert len(sim.requests) == 1
