@@ -42,6 +42,7 @@ class Exchange:
     provider: str = ""
     requests: int = 0
     host: str | None = None
+    port: int | None = None
     response: Response | None = None
     streaming: bool = False
     tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key

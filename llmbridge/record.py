@@ -73,6 +73,7 @@ class AttemptRecord:
     status: int | None = None
     sent: bool = False
     host: str | None = None
+    port: int | None = None
     request_id: str | None = None
     response_model: str | None = None
     retry_after_s: float | None = None
@@ -105,7 +106,9 @@ class CallRecord:
 
     `cost_usd` is the sum over all attempts, None if any part of it is unknown. `error_type` is the class that the
     caller caught. A call that was answered from the cache is `cached`: nothing was sent, `saved_usd` is what the answer
-    cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over.
+    cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over. One that was
+    not, though the cache was asked, is `missed`. `refused_by` names the budget that refused the call. `waited_s` is how
+    much of `duration_s` went by waiting, for providers and in pauses; the rest is this package's own.
     """
 
     id: str
@@ -125,12 +128,15 @@ class CallRecord:
     cost_usd: Decimal | None = None
     saved_usd: Decimal | None = Decimal(0)
     cached: bool = False
+    missed: bool = False
     cache_age_s: float | None = None
     stale: bool = False
     uncertain: bool = False
     alerts: tuple[BudgetAlert, ...] = ()
+    refused_by: str | None = None
     chunk_count: int | None = None
     first_chunk_s: float | None = None
+    waited_s: float | None = None
     trace_id: str | None = None
 
     def explain(self) -> str:

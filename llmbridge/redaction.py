@@ -8,6 +8,7 @@ encodings in which servers echo it, and so are the credentials in the environmen
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import logging
 import os
@@ -46,6 +47,7 @@ _lock = threading.Lock()
 _forms: dict[str, tuple[str, ...]] = {}
 
 
+@functools.lru_cache(1_000)  # every redaction asks for each name in the environment
 def is_credential(name: str) -> bool:
     """Whether a parameter, header or environment variable of this name holds a secret."""
     return _CREDENTIAL_NAME.search(name) is not None
@@ -80,7 +82,8 @@ def _encodings(secret: str) -> tuple[str, ...]:
 
 
 def _environment() -> list[str]:
-    return [value for name, value in os.environ.items() if len(value) >= 8 and is_credential(name)]
+    values = [os.environ.get(name, "") for name in list(os.environ) if is_credential(name)]
+    return [value for value in values if len(value) >= 8]
 
 
 def holds_secret(text: str) -> bool:
