@@ -83,7 +83,7 @@ class RecordedCall(CallTrace):
     @property
     def traceparent(self) -> str | None:
         context = self._span.get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def attempt(self, record: AttemptRecord) -> AttemptTrace:
         return _attempt(self._tracer, self._context, record, self._request.verb)

@@ -167,9 +167,9 @@ def _text(value: Any) -> str:
 def _json(items: Sequence[Part]) -> str:
     """*items* as one JSON text; those in the middle are left out if it would be too long for a collector."""
     texts = [json.dumps(item, ensure_ascii=False, default=str) for item in items]
-    left_out = 0
-    while len(texts) > 2 and sum(map(len, texts)) > MOST_CHARACTERS:
-        texts.pop(len(texts) // 2)
+    left_out, characters = 0, sum(map(len, texts))
+    while len(texts) > 2 and characters > MOST_CHARACTERS:
+        characters -= len(texts.pop(len(texts) // 2))
         left_out += 1
     if left_out:
         note = {"role": "system", "parts": [{"type": "text", "content": f"({left_out} messages are left out here)"}]}

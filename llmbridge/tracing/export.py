@@ -6,10 +6,12 @@ import functools
 import importlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from llmbridge import redaction
 from llmbridge.errors import ConfigError
@@ -57,7 +59,7 @@ _hush = _Hush()
 
 def _kept_back(record: logging.LogRecord) -> bool:
     if _hush.active:
-        _hush.said = record.getMessage()
+        _hush.said = _hush.said or record.getMessage()  # the first is the reason, the last that time is over
     return not _hush.active
 
 
@@ -146,14 +148,15 @@ def _console(signal: str) -> Any:
     if signal == "traces":
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-        return ConsoleSpanExporter()
+        return ConsoleSpanExporter(out=sys.stdout)
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 
-    return ConsoleMetricExporter()
+    return ConsoleMetricExporter(out=sys.stdout)
 
 
 def _quietly(export: Callable[..., Any], signal: str, endpoint: str) -> Callable[..., Any]:
     """*export*, of whose failures the first is said, once, and nothing else."""
+    redaction.remember(urlsplit(endpoint).password)
     for name in _SPEAKERS:
         logging.getLogger(name).addFilter(_kept_back)
 

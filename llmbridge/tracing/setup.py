@@ -78,6 +78,8 @@ def start(
         ConfigError: the exporter is not installed, or a value is wrong.
     """
     global _closing
+    import multiprocessing.util
+
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
     Own.look = None
@@ -91,6 +93,14 @@ def start(
         _closing = _Closing(flush_s)
     if stopped is not None:
         stopped.close()
+    # A forked child of multiprocessing ends without atexit, and forgets what was to be done at its parent's end.
+    multiprocessing.util.register_after_fork(Own, _in_child)
+
+
+def _in_child(_: object) -> None:
+    import multiprocessing.util
+
+    multiprocessing.util.Finalize(None, stop, exitpriority=100)
 
 
 def stop() -> None:
