@@ -81,7 +81,7 @@ class RecordedAttempt(AttemptTrace):
         record = self._record
         try:
             if self._span.is_recording():
-                self._span.set_attributes(attributes.of_attempt_end(record))
+                self._span.set_attributes(attributes.clean(attributes.of_attempt_end(record)))
                 if record.error_type is not None and record.outcome in ("failed", "cancelled"):
                     fail(self._span, qualified(record.error_type), record.error or record.error_type)
         finally:

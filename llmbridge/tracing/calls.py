@@ -72,7 +72,7 @@ class RecordedCall(CallTrace):
         self._tracer, self._record, self._request, self._stream = tracer, record, request, stream
         self._ended = False
         self._asked: dict[str, str] = {}
-        known = attributes.of_request(record, request, stream=stream)
+        known = attributes.clean(attributes.of_request(record, request, stream=stream))
         name = f"{request.verb} {known[semconv.REQUEST_MODEL]}"
         self._span: Span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=known)
         self._context = set_span_in_context(self._span)
@@ -127,7 +127,7 @@ class RecordedCall(CallTrace):
             self._span.end()
 
     def _describe(self, answer: Completion | Embedding | None, *, abandoned: bool) -> None:
-        record, span = self._record, self._span
+        record = self._record
         for alert in record.alerts:
             self.event(
                 "llmbridge.budget.alert",
@@ -138,11 +138,13 @@ class RecordedCall(CallTrace):
             )
         if any(attempt.reserved_usd is not None for attempt in record.attempts):
             self.event("llmbridge.budget.settled", actual_usd=record.cost_usd)
-        span.set_attributes(attributes.of_call(record))
+        found = attributes.of_call(record)
         if self._stream:
-            span.set_attributes(attributes.of_stream(record, abandoned=abandoned))
+            found |= attributes.of_stream(record, abandoned=abandoned)
         if answer is not None:
-            span.set_attributes(attributes.of_answer(answer))
+            found |= attributes.of_answer(answer)
+        self._span.set_attributes(attributes.clean(found))
+        if answer is not None:
             self._capture_answer(answer)
 
     def _judge(self, error: BaseException | None) -> None:
