@@ -54,6 +54,8 @@ class AttemptRecord:
         reason: why this attempt was made.
         outcome: "left" is a stream that its reader closed early; "lost" is one whose process died.
         status: the HTTP status that came back, or None.
+        host, port: where it was sent.
+        started_s: when it started, in seconds after its call did.
         sent: False if surely nothing reached the provider.
         cost_usd: what is charged for it; None if unknown. `uncertain`: the provider may have billed less (or, without
             a price, anything), and nobody reported it. `Ledger.reconcile` corrects it.
@@ -77,6 +79,7 @@ class AttemptRecord:
     request_id: str | None = None
     response_model: str | None = None
     retry_after_s: float | None = None
+    started_s: float | None = None
     duration_s: float = 0.0
     first_chunk_s: float | None = None
     input_tokens: int | None = None

@@ -172,7 +172,8 @@ def clean(attributes: Attributes) -> Attributes:
     """
     known = {name: value for name, value in attributes.items() if value is not None}
     words = {name: whole(value) for name, value in known.items() if isinstance(value, str)}
+    lists = {name: tuple(map(whole, value)) for name, value in known.items() if isinstance(value, tuple)}
     joined = "\n".join(words.values())
     if redact(joined, limit=None) != joined or len(joined) > LONGEST_WORD:
         words = {name: redact(value, limit=LONGEST_WORD) for name, value in words.items()}
-    return known | words
+    return known | words | lists
