@@ -96,6 +96,7 @@ _HOME = {
     "llmbridge.record": ("AttemptRecord", "BudgetAlert", "CallRecord"),
     "llmbridge.request": ("Model",),
     "llmbridge.streams": ("AsyncCompletionStream", "CompletionStream"),
+    "llmbridge.tracing": ("traced",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 

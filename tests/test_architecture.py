@@ -96,6 +96,7 @@ PUBLIC = [
     "replay",
     "stream",
     "tagged",
+    "traced",
     "warm",
 ]
 
