@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from llmbridge import redaction, semconv, tracing
 from llmbridge.errors import BudgetExceeded, ProviderRateLimited
 from llmbridge.record import AttemptRecord, BudgetAlert, CallRecord
-from llmbridge.request import Model
+from llmbridge.request import Model, embeddings
 from llmbridge.tracing import calls, harmless
 from llmbridge.tracing.tracer import Own
 from tests.trace_contract import attributes, violations
@@ -130,6 +130,19 @@ def test_after_a_fallback_the_request_is_as_asked_and_the_response_as_answered(s
     assert chat[semconv.REQUEST_MODEL] == "gpt-4o-mini"
     assert (chat[semconv.RESPONSE_MODEL], chat[semconv.PROVIDER]) == ("claude-haiku-4-5", "anthropic")
     assert chat[semconv.FALLBACK_USED] is True
+    assert violations(spans()) == []
+
+
+def test_embeddings_have_the_same_span_without_output_tokens(spans: Spans) -> None:
+    asked = embeddings(["a"], {}).for_model(Model("openai/text-embedding-3-small"))
+    record = call(attempt(), verb="embeddings", models=(asked.model,), model=asked.model, provider="openai")
+    record.input_tokens, record.output_tokens = 1, 0
+
+    ended(record, attempt(), request=asked)
+
+    chat = attributes(spans.one("embeddings"))
+    assert spans.one("embeddings").name == "embeddings text-embedding-3-small"
+    assert (chat[semconv.INPUT_TOKENS], semconv.OUTPUT_TOKENS in chat) == (1, False)
     assert violations(spans()) == []
 
 

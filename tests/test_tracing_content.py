@@ -137,6 +137,15 @@ def test_a_long_conversation_leaves_out_its_middle(spans: Spans, monkeypatch: py
     assert sum(map(len, texts)) < content.MOST_CHARACTERS
 
 
+def test_of_a_message_in_very_many_parts_the_first_are_kept(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
+    message = {"role": "user", "content": [{"type": "text", "text": str(number)} for number in range(60)]}
+
+    (said,) = captured(spans, [message])[semconv.INPUT_MESSAGES]
+
+    assert [part["content"] for part in said["parts"]][-2:] == ["49", "(10 parts are left out here)"]
+
+
 def test_a_lone_surrogate_in_an_answer_is_replaced(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "SPAN_ONLY")
 

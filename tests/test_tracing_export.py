@@ -151,6 +151,19 @@ def test_a_signal_that_the_environment_wants_none_of_is_not_sent(
     assert Own.meter_provider is None
 
 
+def test_the_environment_has_the_last_word_on_what_is_not_sent(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    tracing.start(endpoint=collector.endpoint)
+    assert (Own.tracer_provider is None, Own.meter_provider is None) == (False, True)
+
+    tracing.stop()
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    tracing.start(endpoint=collector.endpoint)
+    assert Own.tracer_provider is None
+
+
 def test_the_global_providers_stay_the_applications_to_set(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,8 +222,8 @@ def test_what_nobody_can_do_is_said_with_what_can_be_done(
 
 def test_the_console_is_an_exporter_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     ask()
+    assert Own.meter_provider is None  # nobody has asked for metrics
     tracing.stop()
 
     assert '"name": "chat gpt-4o-mini"' in capsys.readouterr().out

@@ -29,6 +29,7 @@ VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 MODES = ("NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT")
 LONGEST_TEXT = 8_000
 MOST_CHARACTERS = 400_000  # of one attribute: collectors refuse a message of some megabytes
+MOST_PARTS = 50  # of one message
 _MODALITIES = {"image_url": "image", "input_audio": "audio", "video_url": "video"}
 Part = dict[str, Any]
 
@@ -100,7 +101,11 @@ def emit(content: Mapping[str, str], context: Context, record: CallRecord) -> No
 
 
 def _message(message: Mapping[str, Any]) -> Part:
-    return {"role": message.get("role", "user"), "parts": _parts(message)}
+    parts = _parts(message)
+    if len(parts) > MOST_PARTS:
+        left_out = len(parts) - MOST_PARTS
+        parts[MOST_PARTS:] = [{"type": "text", "content": f"({left_out} parts are left out here)"}]
+    return {"role": message.get("role", "user"), "parts": parts}
 
 
 def _parts(message: Mapping[str, Any]) -> list[Part]:

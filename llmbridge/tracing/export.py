@@ -108,13 +108,13 @@ def meter_provider(options: Options, resource: Resource) -> MeterProvider | None
 def _exporter(signal: str, name: str, options: Options) -> Any:
     """The exporter for *signal*; None if the environment names none."""
     wanted = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip().lower() or "otlp"
-    if wanted == "none" and options.endpoint is None:
+    if wanted == "none":
         return None
     if wanted == "console":
         return _console(signal)
-    if wanted not in _EXPORTERS and options.endpoint is None:
+    if wanted not in _EXPORTERS:
         raise ConfigError(f"OTEL_{signal.upper()}_EXPORTER is otlp, console or none, not {wanted!r}")
-    transport = PROTOCOLS[_protocol(signal, options.protocol or _EXPORTERS.get(wanted))]
+    transport = PROTOCOLS[_protocol(signal, options.protocol or _EXPORTERS[wanted])]
     try:
         module = importlib.import_module(
             f"opentelemetry.exporter.otlp.proto.{transport}.{signal.removesuffix('s')}_exporter"

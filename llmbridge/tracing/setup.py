@@ -12,7 +12,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from llmbridge import redaction
 from llmbridge.errors import ConfigError
@@ -22,6 +22,7 @@ from llmbridge.tracing.tracer import Own
 
 
 log = logging.getLogger("llmbridge")
+SIGNALS = ("traces", "metrics")
 FLUSH_S = 5.0
 _lock = threading.Lock()
 
@@ -64,7 +65,8 @@ def start(
 ) -> None:
     """Send spans and metrics to an OpenTelemetry collector, such as Jaeger, in batches from threads of their own.
 
-    What is not given is what the standard OTEL_* variables say. With OTEL_SDK_DISABLED=true nothing is started. A
+    What is not given is what the standard OTEL_* variables say, and theirs is the last word on what is not to be sent
+    (OTEL_METRICS_EXPORTER=none for Jaeger, which takes spans alone; OTEL_SDK_DISABLED=true for nothing at all). A
     collector that is slow, absent or broken is said once at WARNING and slows no call.
 
     Args:
@@ -77,17 +79,20 @@ def start(
     Raises:
         ConfigError: the exporter is not installed, or a value is wrong.
     """
+    Own.look = None
+    redaction.remember(headers or {})
+    if not _disabled():
+        _start(export.Options(endpoint, protocol, headers), service_name, flush_s, SIGNALS)
+
+
+def _start(options: export.Options, service_name: str | None, flush_s: float, signals: Sequence[str]) -> None:
     global _closing
     import multiprocessing.util
 
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return
-    Own.look = None
-    redaction.remember(headers or {})
     with _lock:
         resource = export.resource(service_name)
-        options = export.Options(endpoint, protocol, headers)
-        traces, metrics = export.tracer_provider(options, resource), export.meter_provider(options, resource)
+        traces = export.tracer_provider(options, resource) if "traces" in signals else None
+        metrics = export.meter_provider(options, resource) if "metrics" in signals else None
         stopped = _take()
         Own.tracer_provider, Own.meter_provider = traces, metrics
         _closing = _Closing(flush_s)
@@ -118,32 +123,33 @@ def _take() -> _Closing | None:
     return running
 
 
-def asked() -> bool:
-    """Whether the environment asks for an exporter."""
-    variables = {name: os.environ.get(name, "").strip() for name in _VARIABLES}
-    return any(value.lower() not in ("", "none") for value in variables.values())
+def asked() -> list[str]:
+    """The signals that the environment wants sent."""
+    return [] if _disabled() else [signal for signal in SIGNALS if _asks_for(signal.upper())]
 
 
-_VARIABLES = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-    "OTEL_TRACES_EXPORTER",
-    "OTEL_METRICS_EXPORTER",
-)
+def _asks_for(signal: str) -> bool:
+    exporter = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower()
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    return exporter != "none" and bool(exporter or any(os.environ.get(name, "").strip() for name in names))
+
+
+def _disabled() -> bool:
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
 @harmless(None)
 def from_environment() -> None:
     """As start(), if the environment asks for it and the application has not been there before. Raises nothing."""
-    if not asked():
+    signals = asked()
+    if not signals:
         return
     from opentelemetry import trace
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
     try:
-        start()
+        _start(export.Options(), None, FLUSH_S, signals)
     except ConfigError as error:
         once("setup", "nothing is traced: %s", error)
 
