@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from llmbridge import semconv
@@ -46,11 +47,21 @@ _cached: tuple[MeterProvider, Instruments] | None = None
 
 
 def record(record: CallRecord) -> None:
-    """Measure a call that has ended. Raises nothing."""
+    """Measure a call that has ended. Raises nothing.
+
+    A stream that the garbage collector has ended is measured with the next call: the collector may run inside one of
+    the SDK's locks, in the thread that holds it.
+    """
+    if record.abandoned:
+        _abandoned.append(record)
+        return
     if "opentelemetry.metrics" in sys.modules or Own.meter_provider is not None or _CONFIGURED in os.environ:
+        while _abandoned:
+            _record(_abandoned.popleft())
         _record(record)
 
 
+_abandoned: deque[CallRecord] = deque(maxlen=1_000)
 _CONFIGURED = "OTEL_PYTHON_METER_PROVIDER"
 
 

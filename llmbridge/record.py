@@ -110,7 +110,8 @@ class CallRecord:
     `cost_usd` is the sum over all attempts, None if any part of it is unknown. `error_type` is the class that the
     caller caught. A call that was answered from the cache is `cached`: nothing was sent, `saved_usd` is what the answer
     cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over. One that was
-    not, though the cache was asked, is `missed`. `refused_by` names the budget that refused the call. `waited_s` is how
+    not, though the cache was asked, is `missed`. `abandoned` is a stream
+    that was left to the garbage collector. `refused_by` names the budget that refused the call. `waited_s` is how
     much of `duration_s` went by waiting, for providers and in pauses; the rest is this package's own.
     """
 
@@ -137,6 +138,7 @@ class CallRecord:
     uncertain: bool = False
     alerts: tuple[BudgetAlert, ...] = ()
     refused_by: str | None = None
+    abandoned: bool = False
     chunk_count: int | None = None
     first_chunk_s: float | None = None
     waited_s: float | None = None

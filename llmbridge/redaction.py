@@ -43,7 +43,7 @@ _PATTERNS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # the collector may end a dropped stream in here, whose span is redacted too
 _forms: dict[str, tuple[str, ...]] = {}
 
 
@@ -91,7 +91,7 @@ def holds_secret(text: str) -> bool:
     for secret in _environment():
         remember(secret)
     with _lock:
-        return any(form in text for forms in _forms.values() for form in forms)
+        return any(form in text for forms in list(_forms.values()) for form in forms)
 
 
 def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
@@ -99,7 +99,7 @@ def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
     for secret in _environment():
         remember(secret)
     with _lock:
-        known = [form for forms in _forms.values() for form in forms]
+        known = [form for forms in list(_forms.values()) for form in forms]
     for form in sorted(known, key=len, reverse=True):
         if form in text:
             text = text.replace(form, MASK)

@@ -171,6 +171,15 @@ def test_a_cached_answer_used_no_tokens_and_is_a_hit(measured: Measured) -> None
     assert "gen_ai.client.operation.time_to_first_chunk" not in found
 
 
+def test_a_stream_that_the_collector_ended_is_measured_with_the_next_call(measured: Measured) -> None:
+    metrics.record(answered(abandoned=True, outcome="left"))
+    assert measured() == {}
+
+    metrics.record(answered())
+
+    assert measured()["gen_ai.client.operation.duration"][0].count == 2
+
+
 def test_overhead_is_what_the_call_did_not_wait_for(measured: Measured) -> None:
     metrics.record(answered())
     metrics.record(answered(waited_s=None))

@@ -225,9 +225,9 @@ def test_a_refusal_names_the_budget_and_has_no_attempt(spans: Spans) -> None:
     ],
 )
 def test_a_stream_says_how_it_ended(spans: Spans, outcome: str, abandoned: bool, said: str) -> None:
-    record = call(outcome=outcome, chunk_count=3, first_chunk_s=0.25)
+    record = call(outcome=outcome, abandoned=abandoned, chunk_count=3, first_chunk_s=0.25)
 
-    ended(record, attempt(), stream=True, abandoned=abandoned)
+    ended(record, attempt(), stream=True)
 
     chat = attributes(spans.one("chat"))
     assert (chat[semconv.STREAM], chat[semconv.STREAM_OUTCOME], chat[semconv.CHUNK_COUNT]) == (True, said, 3)
@@ -386,6 +386,25 @@ def test_a_coroutine_that_is_collected_in_a_step_leaves_no_trace_of_it(
 
     assert not get_current_span().get_span_context().is_valid
     assert "Failed to detach" not in caplog.text
+
+
+def test_a_coroutine_that_is_closed_elsewhere_leaves_what_is_current_there(spans: Spans) -> None:
+    import contextvars
+
+    class Never:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    async def step() -> None:
+        with tracing.begin(call(), request()).current():
+            await Never()
+
+    coroutine = step()
+    contextvars.copy_context().run(coroutine.send, None)
+    assert Own.tracer_provider is not None
+    with Own.tracer_provider.get_tracer("app").start_as_current_span("page") as page:
+        coroutine.close()
+        assert get_current_span() is page
 
 
 def test_only_the_first_end_counts(spans: Spans, caplog: pytest.LogCaptureFixture) -> None:

@@ -70,9 +70,9 @@ def of_call(record: CallRecord) -> Attributes:
     return found
 
 
-def of_stream(record: CallRecord, *, abandoned: bool) -> Attributes:
-    """What a stream has besides. *abandoned*: it was left to the garbage collector."""
-    outcome = "abandoned" if abandoned else STREAM_OUTCOMES.get(record.outcome, "error")
+def of_stream(record: CallRecord) -> Attributes:
+    """What a stream has besides."""
+    outcome = "abandoned" if record.abandoned else STREAM_OUTCOMES.get(record.outcome, "error")
     return {
         semconv.STREAM_OUTCOME: outcome,
         semconv.CHUNK_COUNT: record.chunk_count,

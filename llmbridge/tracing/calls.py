@@ -47,17 +47,10 @@ class CallTrace:
     def link(self, traceparent: str | None) -> None:
         """The answer is that of another call, which was under way: its leader."""
 
-    def end(
-        self,
-        error: BaseException | None = None,
-        answer: Completion | Embedding | None = None,
-        *,
-        abandoned: bool = False,
-    ) -> None:
+    def end(self, error: BaseException | None = None, answer: Completion | Embedding | None = None) -> None:
         """The call is over, as its record says. Only the first time counts.
 
-        *error* is what the caller catches, *answer* what it gets, *abandoned* says that a stream was left to the
-        garbage collector.
+        *error* is what the caller catches, *answer* what it gets.
         """
 
 
@@ -109,24 +102,18 @@ class RecordedCall(CallTrace):
             self._span.add_link(get_current_span(carried).get_span_context())
 
     @harmless(None)
-    def end(
-        self,
-        error: BaseException | None = None,
-        answer: Completion | Embedding | None = None,
-        *,
-        abandoned: bool = False,
-    ) -> None:
+    def end(self, error: BaseException | None = None, answer: Completion | Embedding | None = None) -> None:
         if self._ended:
             return
         self._ended = True
         try:
             if self._span.is_recording():
-                self._describe(answer, abandoned=abandoned)
+                self._describe(answer)
                 self._judge(error)
         finally:
             self._span.end()
 
-    def _describe(self, answer: Completion | Embedding | None, *, abandoned: bool) -> None:
+    def _describe(self, answer: Completion | Embedding | None) -> None:
         record = self._record
         for alert in record.alerts:
             self.event(
@@ -140,7 +127,7 @@ class RecordedCall(CallTrace):
             self.event("llmbridge.budget.settled", actual_usd=record.cost_usd)
         found = attributes.of_call(record)
         if self._stream:
-            found |= attributes.of_stream(record, abandoned=abandoned)
+            found |= attributes.of_stream(record)
         if answer is not None:
             found |= attributes.of_answer(answer)
         self._span.set_attributes(attributes.clean(found))
