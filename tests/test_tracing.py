@@ -180,6 +180,18 @@ def test_a_cached_answer_has_no_attempt_and_no_usage_and_says_what_it_saved(span
     assert violations(spans()) == []
 
 
+def test_a_stale_answer_after_failures_has_their_attempts_and_no_usage(spans: Spans) -> None:
+    record = call(cached=True, stale=True, cache_age_s=1.0, input_tokens=10, model=MODEL, provider="openai")
+
+    ended(record, attempt(outcome="failed", error_type="ProviderUnavailable", error="down"), answer=completion())
+
+    chat = attributes(spans.one("chat"))
+    assert (chat[semconv.CACHE_STALE], chat[semconv.ATTEMPT_COUNT]) == (True, 1)
+    assert semconv.INPUT_TOKENS not in chat
+    assert spans.one("chat").status.status_code is StatusCode.UNSET
+    assert violations(spans()) == []
+
+
 def test_a_failed_call_has_the_class_that_the_caller_catches_and_one_exception_event(spans: Spans) -> None:
     error = ProviderRateLimited("too many", model=MODEL, provider="openai", status=429)
 

@@ -122,8 +122,10 @@ def _answer(span: ReadableSpan, has: dict[str, Any], all_spans: list[ReadableSpa
     if children and semconv.PROVIDER not in has:
         yield "something was asked, of no provider"
     if has.get(semconv.CACHE_HIT):
-        if children or any(name.startswith("gen_ai.usage.") for name in has):
-            yield "a cached answer has no attempt and no usage"
+        if any(name.startswith("gen_ai.usage.") for name in has):
+            yield "a cached answer has no usage"
+        if children and semconv.CACHE_STALE not in has:  # a stale one is what is left when attempts have failed
+            yield "a cached answer has no attempt"
     elif semconv.SAVED_USD in has or semconv.CACHE_AGE_S in has:
         yield "what is not cached saves nothing and has no age"
     reasons = {attributes(child)[semconv.ATTEMPT_REASON] for child in children}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from typing import TYPE_CHECKING
 
@@ -15,21 +14,19 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 LONGEST_STACK = 16_000
-_CANCELLED = "asyncio.CancelledError"  # as callers know it; it lives in asyncio.exceptions
 
 
 def type_name(error: BaseException) -> str:
-    """The fully qualified class of *error*; that of a built-in is its name."""
-    if isinstance(error, asyncio.CancelledError):
-        return _CANCELLED
+    """The fully qualified class of *error*, as callers know it: a built-in's is its name, asyncio's are asyncio's."""
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    module = kind.__module__.removesuffix(".exceptions") if kind.__module__.startswith("asyncio.") else kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
 def qualified(name: str) -> str:
     """As type_name(), from a class's bare name as records have it."""
     if name == "CancelledError":
-        return _CANCELLED
+        return "asyncio.CancelledError"
     return f"{errors.__name__}.{name}" if hasattr(errors, name) else name
 
 
