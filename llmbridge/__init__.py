@@ -104,6 +104,7 @@ _HOME = {
     "llmbridge.request": ("Model",),
     "llmbridge.streams": ("AsyncCompletionStream", "CompletionStream"),
     "llmbridge.tags": ("tagged",),
+    "llmbridge.tracing": ("traced",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -53,6 +53,7 @@ class Exchange:
     provider: str = ""
     requests: int = 0
     host: str | None = None
+    port: int | None = None
     response: Response | None = None
     reading: Any = field(default=None, repr=False)
     streaming: bool = False

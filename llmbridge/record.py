@@ -54,6 +54,8 @@ class AttemptRecord:
         reason: why this attempt was made.
         outcome: "left" is a stream that its reader closed early; "lost" is one whose process died.
         status: the HTTP status that came back, or None.
+        host, port: where it was sent.
+        started_s: when it started, in seconds after its call did.
         sent: False if surely nothing reached the provider.
         waited_s: how long it waited before it was sent, for a back-off or a limit.
         cost_usd: what is charged for it; None if unknown. `uncertain`: the provider may have billed less (or, without
@@ -74,10 +76,12 @@ class AttemptRecord:
     status: int | None = None
     sent: bool = False
     host: str | None = None
+    port: int | None = None
     request_id: str | None = None
     response_model: str | None = None
     retry_after_s: float | None = None
     waited_s: float = 0.0
+    started_s: float | None = None
     duration_s: float = 0.0
     first_chunk_s: float | None = None
     input_tokens: int | None = None
@@ -107,8 +111,10 @@ class CallRecord:
 
     `cost_usd` is the sum over all attempts, None if any part of it is unknown. `error_type` is the class that the
     caller caught. A call that was answered from the cache is `cached`: nothing was sent, `saved_usd` is what the answer
-    cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over. `dropped` are
-    candidates that were not asked, each with the reason.
+    cost once (None if nobody knows), `cache_age_s` how old it is, and `stale` whether its time was over. One that was
+    not, though the cache was asked, is `missed`. `dropped` are candidates that were not asked, each with the reason.
+    `refused_by` names the budget that refused the call. `abandoned` is a stream that was left to the garbage collector.
+    `waited_s` is how much of `duration_s` went by waiting, for providers and in pauses; the rest is this package's own.
     """
 
     id: str
@@ -129,12 +135,16 @@ class CallRecord:
     cost_usd: Decimal | None = None
     saved_usd: Decimal | None = Decimal(0)
     cached: bool = False
+    missed: bool = False
     cache_age_s: float | None = None
     stale: bool = False
     uncertain: bool = False
     alerts: tuple[BudgetAlert, ...] = ()
+    refused_by: str | None = None
+    abandoned: bool = False
     chunk_count: int | None = None
     first_chunk_s: float | None = None
+    waited_s: float | None = None
     trace_id: str | None = None
 
     def explain(self) -> str:

@@ -8,6 +8,7 @@ encodings in which servers echo it, and so are the credentials in the environmen
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import logging
 import os
@@ -42,10 +43,11 @@ _PATTERNS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # the collector may end a dropped stream in here, whose span is redacted too
 _forms: dict[str, tuple[str, ...]] = {}
 
 
+@functools.lru_cache(1_000)  # every redaction asks for each name in the environment
 def is_credential(name: str) -> bool:
     """Whether a parameter, header or environment variable of this name holds a secret."""
     return _CREDENTIAL_NAME.search(name) is not None
@@ -80,7 +82,8 @@ def _encodings(secret: str) -> tuple[str, ...]:
 
 
 def _environment() -> list[str]:
-    return [value for name, value in os.environ.items() if len(value) >= 8 and is_credential(name)]
+    values = [os.environ.get(name, "") for name in list(os.environ) if is_credential(name)]
+    return [value for value in values if len(value) >= 8]
 
 
 def holds_secret(text: str) -> bool:
@@ -88,7 +91,7 @@ def holds_secret(text: str) -> bool:
     for secret in _environment():
         remember(secret)
     with _lock:
-        return any(form in text for forms in _forms.values() for form in forms)
+        return any(form in text for forms in list(_forms.values()) for form in forms)
 
 
 def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
@@ -96,7 +99,7 @@ def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
     for secret in _environment():
         remember(secret)
     with _lock:
-        known = [form for forms in _forms.values() for form in forms]
+        known = [form for forms in list(_forms.values()) for form in forms]
     for form in sorted(known, key=len, reverse=True):
         if form in text:
             text = text.replace(form, MASK)

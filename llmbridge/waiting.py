@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from llmbridge.errors import LedgerBusy
@@ -21,30 +23,58 @@ from llmbridge.errors import LedgerBusy
 T = TypeVar("T")
 _waiting: set[object] = set()
 Pauses = Generator[float, None, T]
+_NOBODY: AbstractContextManager[object] = nullcontext()
 
 
-def wait(pauses: Pauses[T]) -> T:
-    """Spend *pauses* (seconds) asleep; returns what the generator returns."""
+class Waited:
+    """How long one call has waited so far, for providers and in pauses: `with waited:` around each wait, in any
+    thread. Waits at the same time count once."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total_s = 0.0
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._under_way:
+                self._since = self._clock()
+            self._under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._under_way -= 1
+            if not self._under_way:
+                self.total_s += self._clock() - self._since
+
+
+def wait(pauses: Pauses[T], waited: AbstractContextManager[object] = _NOBODY) -> T:
+    """Spend *pauses* (seconds) asleep, each within *waited*; returns what the generator returns."""
     try:
         while True:
             try:
                 pause_s = next(pauses)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            time.sleep(pause_s)
+            with waited:
+                time.sleep(pause_s)
     finally:
         pauses.close()  # now, and not when a traceback lets go of it: others may wait for what it holds
 
 
-async def wait_async(pauses: Pauses[T]) -> T:
-    """Spend *pauses* (seconds) without blocking the event loop; returns what the generator returns."""
+async def wait_async(pauses: Pauses[T], waited: AbstractContextManager[object] = _NOBODY) -> T:
+    """Spend *pauses* (seconds) without blocking the event loop, each within *waited*; returns what the generator
+    returns."""
     try:
         while True:
             try:
                 pause_s = next(pauses)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            await asyncio.sleep(pause_s)
+            with waited:
+                await asyncio.sleep(pause_s)
     finally:
         pauses.close()
 

@@ -20,6 +20,7 @@ from llmbridge.ledger import close_ledgers
 from llmbridge.record import CallRecord
 from llmbridge.redaction import is_credential
 from tests.simulator import Simulator
+from tests.tracing_spans import spans  # noqa: F401
 
 
 # Here and not in a fixture: test modules import LiteLLM for themselves, and it must have been loaded by us before, or

@@ -16,10 +16,11 @@ PACKAGE = Path(llmbridge.__file__).parent
 # A module imports only from rows below its own; inside a package the modules are free.
 ROWS = [
     {"errors", "money"},
-    {"waiting", "redaction", "record", "params", "home"},
+    {"waiting", "redaction", "record", "params", "home", "semconv"},
     {"completion", "request", "exchange"},
     {"wire", "tags"},
-    {"provider", "fallback", "assembly", "ledger", "cache"},
+    {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
+    {"metrics"},
     {"call"},
     {"streams"},
     {"bridge", "cassette"},
@@ -31,6 +32,7 @@ OWNERS = {
     "openai": {"provider"},
     "httpx": {"provider", "wire", "exchange", "cassette"},
     "httpcore": {"wire"},
+    "opentelemetry": {"tracing", "metrics"},
     "pydantic": {"completion", "bridge", "request"},
     "sqlite3": {"ledger", "cache"},  # the connection under diskcache, which would open one a thread
     "diskcache": {"cache"},
@@ -98,6 +100,7 @@ PUBLIC = [
     "replay",
     "stream",
     "tagged",
+    "traced",
     "warm",
 ]
 
