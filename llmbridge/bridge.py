@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Unpack, cast
 
 from pydantic import BaseModel
 
-from llmbridge import request
+from llmbridge import metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
 from llmbridge.call.memory import MODES, Memory, Mode, Wish
@@ -351,6 +351,7 @@ class Bridge:
             return None
 
     def _publish(self, record: CallRecord) -> None:
+        metrics.record(record)
         if log.isEnabledFor(logging.INFO):
             log.info("%s", record.explain())
         for listener in list(self._subscribers):

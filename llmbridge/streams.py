@@ -144,6 +144,7 @@ def _abandon(call: Call, shared: Shared | None = None) -> None:
     # Not closed in earnest: the garbage collector may run inside the connection pool's lock, and closing would wait
     # for it.
     if call.current is not None and not call.current.done and call.is_mine:
+        call.record.abandoned = True
         call.current.leave()
         call.current.exchange.hang_up()
 
@@ -200,7 +201,9 @@ class CompletionStream(_Stream):
             self._read_along(attempt)
             return
         try:
-            attempt.feed(next(self._source, None))
+            with attempt.trace.current():
+                chunk = next(self._source, None)
+            attempt.feed(chunk)
             if attempt.done:
                 attempt.exchange.close()  # for a reader without a `with` block; else the collector would
         except ProviderError as error:
@@ -285,7 +288,9 @@ class AsyncCompletionStream(_Stream):
             await self._read_along(attempt)
             return
         try:
-            attempt.feed(await anext(self._source, None))
+            with attempt.trace.current():
+                chunk = await anext(self._source, None)
+            attempt.feed(chunk)
             if attempt.done:
                 await attempt.exchange.aclose()
         except ProviderError as error:

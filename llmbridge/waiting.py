@@ -33,7 +33,7 @@ class Waited:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.total_s = 0.0
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end an attempt inside it
         self._under_way = 0
         self._since = 0.0
 

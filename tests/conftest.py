@@ -20,7 +20,8 @@ from llmbridge.ledger import close_ledgers
 from llmbridge.record import CallRecord
 from llmbridge.redaction import is_credential
 from tests.simulator import Simulator
-from tests.tracing_spans import spans  # noqa: F401
+from tests.trace_contract import violations
+from tests.tracing_spans import Spans, spans  # noqa: F401
 
 
 # Here and not in a fixture: test modules import LiteLLM for themselves, and it must have been loaded by us before, or
@@ -72,7 +73,7 @@ def no_real_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in list(os.environ):
-        if is_credential(name) or name.endswith("_API_BASE") or name.startswith("OPENAI_"):
+        if is_credential(name) or name.endswith("_API_BASE") or name.startswith(("OPENAI_", "OTEL_")):
             monkeypatch.delenv(name)
 
 
@@ -91,6 +92,18 @@ def fresh_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[B
     monkeypatch.setattr(default, "_bridge", bridge)
     yield bridge
     close_ledgers(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def every_span_keeps_the_contract(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a test traces, and every call is, is as the conventions and our own names want it."""
+    if request.module.__name__.startswith("tests.test_tracing"):  # which has wrong ones on purpose, and none
+        yield
+        return
+    traced: Spans = request.getfixturevalue("spans")
+    yield
+    assert violations(traced()) == []
+    assert not [each for each in caplog.get_records("call") if "Failed to detach context" in each.getMessage()]
 
 
 @pytest.fixture

@@ -49,13 +49,13 @@ def test_complete_prints_the_answer_and_apart_from_it_what_it_took(sim: Simulato
 
 
 def test_complete_streams(sim: Simulator, openai_here: dict[str, str]) -> None:
-    sim.script(Fault.status(503), Reply(text="Carp."))
+    sim.script(Fault.status(503), Fault.status(503), Fault.status(503), Reply(text="Carp."))
     two = ("-m", "openai/gpt-4o-mini", "-m", "openai/gpt-4o")
 
     done = llmbridge("complete", "Name a fish.", *two, "--stream", "--max-tokens", "9", **openai_here)
 
     assert done.stdout == "Carp.\n"
-    assert [(seen.body or {})["model"] for seen in sim.requests] == ["gpt-4o-mini", "gpt-4o"]
+    assert [(seen.body or {})["model"] for seen in sim.requests] == [*["gpt-4o-mini"] * 3, "gpt-4o"]
 
 
 def test_complete_prints_json(sim: Simulator, openai_here: dict[str, str]) -> None:

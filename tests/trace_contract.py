@@ -19,7 +19,7 @@ CONTENT = (
     semconv.TOOL_DEFINITIONS,
 )
 OUTCOMES = {"completed", "closed", "cancelled", "abandoned", "error"}
-REASONS = {"initial", "retry", "fallback", "hedge", "repair", "downgrade"}
+REASONS = {"initial", "retry", "fallback", "hedge", "repair", "downgrade", "restart"}
 CLASS = re.compile(r"[A-Za-z_][\w.]*")
 
 

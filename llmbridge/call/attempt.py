@@ -8,21 +8,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from llmbridge import provider
+from llmbridge import provider, tracing
 from llmbridge.assembly import Assembly
 from llmbridge.call import charge
-from llmbridge.call.batch import merged
+from llmbridge.call.batch import check_vectors, merged
 from llmbridge.call.entering import admit
-from llmbridge.call.parsing import parsed
+from llmbridge.call.parsing import checked
 from llmbridge.call.race import Beaten, Race
 from llmbridge.call.recalled import Recalled
 from llmbridge.call.shared import interruption, separate
 from llmbridge.completion import Chunk, Completion, Embedding, Usage, Vector
 from llmbridge.errors import (
     BudgetExceeded,
-    InvalidOutput,
     ProviderError,
-    ProviderUnavailable,
     UnknownPrice,
 )
 from llmbridge.exchange import Exchange
@@ -64,6 +62,9 @@ class Attempt:
         self.done = False
         self._call = call
         self._started = 0.0
+        self._waits = False
+        self.trace = tracing.attempts.OFF
+        self._step = self.trace.current()
         self._assembly: Assembly | None = None
         self.source: provider.Source | Recalled | None = None
         self._worst = NOT_ADMITTED
@@ -81,7 +82,7 @@ class Attempt:
     def __enter__(self) -> Attempt:
         try:
             if self.recalled is None:
-                wait(admit(self._call, self, blocking=True))
+                wait(admit(self._call, self, blocking=True), self._call.waited)
             self._start()
         except BaseException as error:
             self._not_sent(error)
@@ -91,7 +92,7 @@ class Attempt:
     async def __aenter__(self) -> Attempt:
         try:
             if self.recalled is None:
-                await wait_async(admit(self._call, self))
+                await wait_async(admit(self._call, self), self._call.waited)
             self._start()
         except BaseException as error:
             self._not_sent(error)
@@ -99,6 +100,7 @@ class Attempt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        self._step.__exit__(None, None, None)
         try:
             swallowed = self._end(error)
         finally:
@@ -111,6 +113,7 @@ class Attempt:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> bool:
+        self._step.__exit__(None, None, None)
         swallowed = self._end(error)  # first: a cancellation may land while the connection is closed
         if error is not None:
             try:
@@ -160,11 +163,11 @@ class Attempt:
             self.record.response_model = answer._response_model
             self._charge = charge.answered(self.record, self.request, self._worst, answer)
         if isinstance(answer, Embedding):
-            answer = self._whole(answer)
-        if isinstance(answer, Completion):
-            answer._parsed = self._parsed(answer)
-            if self.recalled is None:
-                self._judge(answer)
+            check_vectors(answer, self.known, self.asked, status=self.exchange.status)
+            answer = merged(answer, self.known)
+        else:
+            accept = self._call.policy.accept if self.recalled is None else None
+            answer._parsed = checked(answer, self.request, accept, status=self.exchange.status)
         self.win()
         self._call.answer = answer
 
@@ -172,16 +175,6 @@ class Attempt:
         """There is an answer, or the first of it. Raises Beaten if another attempt was quicker."""
         if self.race is not None:
             self.race.win(self)
-
-    def _whole(self, sent: Embedding) -> Embedding:
-        if self.known and sorted(vector.index for vector in sent.data) != list(range(len(self.asked.content))):
-            raise ProviderUnavailable(
-                f"{self.request.model} gave {len(sent.data)} embeddings for {len(self.asked.content)} inputs",
-                model=self.request.model,
-                provider=self.request.provider,
-                status=self.exchange.status,
-            )
-        return merged(sent, self.known)
 
     def open(self, source: provider.Source | Recalled) -> provider.Source | Recalled:
         """Start to read a stream."""
@@ -209,6 +202,7 @@ class Attempt:
             return
         if self.record.first_chunk_s is None and chunk.has_content:
             self.record.first_chunk_s = time.monotonic() - self._started
+            self.trace.event("llmbridge.first_chunk")
         self.ready.append(chunk)
         self._shown_count += 1
         if self._call.memory is not None and self.recalled is None:
@@ -268,6 +262,7 @@ class Attempt:
 
     def _resolve(self, amount: Charge) -> None:
         self._call.resolved(self, amount)
+        self.trace.end()
 
     def _seen(self, assembly: Assembly) -> Charge:
         part = assembly.completion(id="", created=0, model=self.request.model)
@@ -281,6 +276,11 @@ class Attempt:
         if self.race is not None and self.race.lost(self):
             raise Beaten("another model has answered")
         self._call.started(self)
+        self._waits = True
+        self._call.waited.__enter__()
+        self.trace = self._call.trace.attempt(self.record)
+        self._step = self.trace.current()
+        self._step.__enter__()
         self.exchange.deadline = self._started + self._call.remaining_s()
         self.when_sent()
 
@@ -338,7 +338,11 @@ class Attempt:
         """What the exchange knows, into the record."""
         record, exchange = self.record, self.exchange
         record.duration_s = time.monotonic() - self._started
-        record.status, record.host, record.sent = exchange.status, exchange.host, exchange.sent
+        if self._waits:
+            self._waits = False
+            self._call.waited.__exit__()
+        record.status, record.host, record.port = exchange.status, exchange.host, exchange.port
+        record.sent = exchange.sent
         record.provider = exchange.provider or record.provider
         if record.error_type is None:
             record.request_id = provider.request_id(exchange.headers)
@@ -357,35 +361,6 @@ class Attempt:
             self._call.recalled(self.recalled.entry)  # of a stream that was followed, the costs are known only now
         self.take(completion)
         self._succeed()
-
-    def _judge(self, completion: Completion) -> None:
-        accept = self._call.policy.accept
-        if accept is None or accept(completion):
-            return
-        raise InvalidOutput(
-            f"{self.request.model} answered, and accept= did not want the answer",
-            output=completion.text,
-            repairable=False,
-            model=self.request.model,
-            provider=self.request.provider,
-            status=self.exchange.status,
-        )
-
-    def _parsed(self, completion: Completion) -> Any:
-        wanted = self.request.response_model
-        if wanted is None:
-            return None
-        try:
-            return parsed(wanted, completion.text)
-        except ValueError as exc:  # pydantic's ValidationError is one
-            complaint = str(exc)
-        raise InvalidOutput(
-            f"{self.request.model} answered, but not with a {wanted.__name__}: {complaint}",
-            output=completion.text,
-            model=self.request.model,
-            provider=self.request.provider,
-            status=self.exchange.status,
-        )
 
 
 def _nothing() -> None:

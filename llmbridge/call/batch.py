@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from llmbridge.cache import Entry
 from llmbridge.completion import Embedding, Usage, Vector
+from llmbridge.errors import ProviderUnavailable
 from llmbridge.request import Request
 
 
@@ -78,6 +79,18 @@ def kept_apart(whole: Entry, names: list[str | None], answer: Embedding) -> list
         for name, vector in zip(names, answer.vectors, strict=True)
         if name is not None
     ]
+
+
+def check_vectors(sent: Embedding, known: Mapping[int, Vector], request: Request, *, status: int | None) -> None:
+    """Raise ProviderUnavailable if it cannot be told which vectors belong to the inputs that were sent besides those
+    *known*."""
+    if known and sorted(vector.index for vector in sent.data) != list(range(len(request.content))):
+        raise ProviderUnavailable(
+            f"{request.model} gave {len(sent.data)} embeddings for {len(request.content)} inputs",
+            model=request.model,
+            provider=request.provider,
+            status=status,
+        )
 
 
 def merged(sent: Embedding, known: Mapping[int, Vector]) -> Embedding:

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from llmbridge import tracing
 from llmbridge.cache import Entry
 from llmbridge.call import failure
 from llmbridge.call.attempt import Answer, Attempt
@@ -48,7 +49,7 @@ from llmbridge.ledger import Budget, Charge, Ledger, Reservation
 from llmbridge.money import usd
 from llmbridge.record import AttemptRecord, CallRecord, new_id, sum_usd
 from llmbridge.request import Request
-from llmbridge.waiting import Pauses
+from llmbridge.waiting import Pauses, Waited
 
 
 log = logging.getLogger("llmbridge")
@@ -82,6 +83,8 @@ class Call:
             tags=tags,
             started_at=time.time(),
         )
+        self.trace: tracing.CallTrace = tracing.calls.OFF
+        self.waited = Waited()
         self._candidates = candidates
         self._course = Course(candidates, policy, clock)
         self._limiters = limiters
@@ -103,6 +106,8 @@ class Call:
     def attempts(self) -> Iterator[Attempt]:
         """The attempts, one after the other, as each outcome demands. Raises the call's error when none is left."""
         answered = False
+        if not self._records:  # not in __init__: a stream that nobody opens has no span
+            self.trace = tracing.begin(self.record, self._candidates[0].request, stream=self.guards is not None)
         try:
             if (recalled := self._recall()) is not None:
                 yield self._attempt(recalled)
@@ -136,15 +141,26 @@ class Call:
         )
 
     def _attempts(self) -> Iterator[Attempt]:
+        before: Attempt | None = None
         while (ask := self._next()) is not None:
             self._book()
-            self.current = attempt = Attempt(self, ask)
+            if before is not None and before.error is not None and before.ask.candidate is not ask.candidate:
+                self.moves(before.request.model, ask.request.model, before.error.kind)
+            self.current = before = attempt = Attempt(self, ask)
             self._leave_out_known(attempt)
             yield attempt
             if attempt.error is None:
                 return
-            does = self._course.after(attempt.error, attempt.ask, self.remaining_s())
-            if self.memory is not None and does not in ("retry", "repair"):
+            step = self._course.after(attempt.error, attempt.ask, self.remaining_s())
+            if step.does in ("retry", "later"):
+                self.trace.event(
+                    "llmbridge.retry",
+                    number=attempt.record.number,
+                    error_type=attempt.record.error_type,
+                    delay_s=step.pause_s,
+                    retry_after_s=attempt.error.retry_after_s,
+                )
+            if self.memory is not None and step.does not in ("retry", "repair"):
                 self.memory.land()  # whoever waits for this model's answer need not wait for another's
         error = self._failure()
         if (recalled := self._recall_stale(error)) is not None:
@@ -173,6 +189,9 @@ class Call:
             return None
         found = (self.memory.recall(each.request, stale=stale) for each in self._candidates)
         recalled = next((each for each in found if each is not None), None)
+        if recalled is None and not stale:
+            self.record.missed = True
+            self.trace.event("llmbridge.cache.miss")
         if recalled is None and self.memory.only:
             error = CacheMiss(f"no answer of {', '.join(self.record.models)} is kept, and cache='only' sends nothing")
             self.finish("failed", error)
@@ -239,6 +258,7 @@ class Call:
         record = self.record
         record.outcome = outcome
         record.duration_s = self._clock() - self._started
+        record.waited_s = self.waited.total_s
         record.attempts = tuple(self._records)
         record.dropped = tuple(str(each) for each in self._course.dropped)
         if error is not None:
@@ -260,11 +280,14 @@ class Call:
                 self._remember(self.memory, outcome)
             self._book(record)
         finally:
+            self.trace.end(error, self.answer)
             self._publish(record)
 
     def recalled(self, entry: Entry) -> None:
         """The answer is a kept one."""
         record = self.record
+        if not record.cached:
+            self.trace.event("llmbridge.cache.hit", age_s=entry.age_s, stale=entry.stale or None)
         record.cached, record.cache_age_s, record.stale = True, entry.age_s, entry.stale
         record.saved_usd = None if entry.cost_nanousd is None else usd(entry.cost_nanousd)
         record.model, record.provider = entry.model, entry.provider
@@ -291,7 +314,11 @@ class Call:
     def hedge(self, attempt: Attempt) -> Attempt | None:
         """Another candidate's attempt beside *attempt*; None if there is none, or the bound on attempts is reached."""
         ask = self._course.beside(attempt.ask)
-        return None if ask is None else Attempt(self, ask)
+        if ask is None:
+            return None
+        after_s = self._clock() - self._started - (attempt.record.started_s or 0.0)
+        self.trace.event("llmbridge.hedge", number=attempt.record.number, after_s=after_s)
+        return Attempt(self, ask)
 
     def won(self, attempt: Attempt) -> None:
         """*attempt* has answered, or begun to, and no other is under way."""
@@ -304,9 +331,14 @@ class Call:
         if self.memory is not None:
             yield from self.memory.keeping()
 
+    def moves(self, source: str, target: str, reason: str) -> None:
+        """Another candidate is asked: *reason* is the failure's kind, or what kept the first one from being asked."""
+        self.trace.event("llmbridge.fallback", source=source, target=target, reason=reason)
+
     def started(self, attempt: Attempt) -> None:
         """Count an attempt that was admitted."""
         self._course.sent(attempt.ask)
+        attempt.record.started_s = self._clock() - self._started
         self._records.append(attempt.record)
         attempt.record.number = len(self._records)
 

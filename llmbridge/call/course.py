@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from llmbridge.call.admission import worst_case
 from llmbridge.call.planning import Dropped, ordered
 from llmbridge.errors import ContextWindowExceeded, InvalidOutput, ProviderError
-from llmbridge.fallback import Candidate, Fallback, Situation
-from llmbridge.fallback.policy import Does
+from llmbridge.fallback import Candidate, Fallback, Situation, Step
 from llmbridge.record import Reason
 from llmbridge.request import Request
 
@@ -84,7 +83,7 @@ class Course:
         other.reason = "hedge"
         return other
 
-    def after(self, error: ProviderError, ask: Ask, remaining_s: float) -> Does:
+    def after(self, error: ProviderError, ask: Ask, remaining_s: float) -> Step:
         """Decide what comes after *error*, and put it in its place."""
         upcoming = self._upcoming
         assert upcoming is not None
@@ -112,7 +111,7 @@ class Course:
         elif step.does == "stop":
             self.stopped = not self.policy.goes_on(error)
             upcoming.clear()
-        return step.does
+        return step
 
     def restart(self, error: ProviderError, ask: Ask, remaining_s: float) -> bool:
         """Whether an answer that broke off with *error* is asked for again: of the next candidate, or, where there is
@@ -125,7 +124,7 @@ class Course:
             or remaining_s <= 0
         ):
             return False
-        if not self.others(ask) and self.after(error, ask, remaining_s) not in ("retry", "later"):
+        if not self.others(ask) and self.after(error, ask, remaining_s).does not in ("retry", "later"):
             return False
         upcoming[0].reason = "restart"
         return True

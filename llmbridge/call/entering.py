@@ -71,14 +71,15 @@ def _closed(call: Call, attempt: Attempt, closed: gate.Closed) -> LLMBridgeError
     """The error, or None if *attempt* now asks somebody else."""
     ask = call._course.instead(attempt.ask, closed.why)
     if ask is not None:
-        _put(call, attempt, ask)
+        _put(call, attempt, ask, closed.reason)
         return None
     error = _nobody(call, closed.error)
     attempt.recalled = call._recall_stale(error)
     return error if attempt.recalled is None else None
 
 
-def _put(call: Call, attempt: Attempt, ask: Ask) -> None:
+def _put(call: Call, attempt: Attempt, ask: Ask, reason: str) -> None:
+    call.moves(attempt.request.model, ask.request.model, reason)
     attempt.put(ask)
     call._leave_out_known(attempt)
     if call.memory is not None:
@@ -132,11 +133,12 @@ def _refused(call: Call, attempt: Attempt, refused: Refused) -> BudgetExceeded |
         ask, dropped = call._course.cheaper(refused.nanousd)
         if ask is not None:
             ask.reason = "downgrade"
-            _put(call, attempt, ask)
+            _put(call, attempt, ask, "budget")
             return None
     if dropped:  # no other candidate is left now, so a shorter answer of this one will do
         return None
     refused.error.attempts = tuple(call._records)
+    call.record.refused_by = refused.error.budget
     if call.ledger is not None:
         call.record.alerts += call.ledger.announce(refused.refusal)
     return refused.error

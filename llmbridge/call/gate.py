@@ -29,10 +29,12 @@ ANSWER_TOKENS = 500  # what an answer without a cap is taken for, until its usag
 
 
 class Closed(Exception):
-    """This candidate cannot be asked now; `error` says so to the caller if there is no other."""
+    """This candidate cannot be asked now; `error` says so to the caller if there is no other. `reason` is what keeps
+    it, in a word: breaker, throttled or limit."""
 
-    def __init__(self, why: str, error: LLMBridgeError) -> None:
+    def __init__(self, reason: str, why: str, error: LLMBridgeError) -> None:
         super().__init__(why)
+        self.reason = reason
         self.why = why
         self.error = error
 
@@ -66,11 +68,13 @@ class Entrance:
     ) -> None:
         """The attempt is over: by an answer, with these *headers*, by *error*, or in a way that says nothing of the
         provider (then *record* has neither). May run in the garbage collector."""
-        endpoint, answered = self._endpoint, record.outcome == "answered"
+        endpoint = self._endpoint
+        answered = record.outcome == "answered"
+        alive = answered or (error is None and record.first_chunk_s is not None)  # left early, but it spoke
         endpoint.end(self)
         throttled = isinstance(error, ProviderRateLimited)
         if self._passage is not None:
-            self._passage.end(_verdict(answered, error, in_time=in_time), "" if error is None else _in_short(error))
+            self._passage.end(_verdict(alive, error, in_time=in_time), "" if error is None else _in_short(error))
         if self._entry is not None:
             known = record.input_tokens is not None and record.output_tokens is not None
             used = (record.input_tokens or 0) + (record.output_tokens or 0) if known else None
@@ -117,7 +121,7 @@ def _limits(ask: Ask, terms: Terms, patience_s: float) -> Pauses[Entry | None]:
         why = str(full)
         wait_s = full.wait_s
     message = f"{ask.request.model} was not asked: {why}; wait, raise the limit or deadline_s, or name another model"
-    raise Closed(why, RateLimited(message, retry_after_s=wait_s))
+    raise Closed("limit", why, RateLimited(message, retry_after_s=wait_s))
 
 
 def _tokens(ask: Ask, counters: Sequence[Counter]) -> int:
@@ -139,7 +143,7 @@ def _open(ask: Ask) -> Closed:
         retry_after_s=left_s,
         sent=False,
     )
-    return Closed(why, error)
+    return Closed("breaker", why, error)
 
 
 def _paused(ask: Ask, paused_s: float) -> Closed:
@@ -151,11 +155,11 @@ def _paused(ask: Ask, paused_s: float) -> Closed:
         retry_after_s=paused_s,
         sent=False,
     )
-    return Closed(why, error)
+    return Closed("throttled", why, error)
 
 
-def _verdict(answered: bool, error: ProviderError | None, *, in_time: bool) -> Verdict:
-    if answered:
+def _verdict(alive: bool, error: ProviderError | None, *, in_time: bool) -> Verdict:
+    if alive:
         return "well"
     if error is None or (isinstance(error, ProviderTimeout) and not in_time):
         return "unknown"  # it may have been the call's deadline that was short

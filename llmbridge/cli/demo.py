@@ -23,6 +23,7 @@ def demo() -> None:
     from llmbridge.bridge import Bridge
     from llmbridge.cassette import replay
     from llmbridge.default import warm
+    from llmbridge.fallback import Fallback
     from llmbridge.request import Model
 
     models = [
@@ -33,7 +34,7 @@ def demo() -> None:
     warm()
     typer.echo(f"{MESSAGES}\n")
     with replay(CASSETTE):
-        bridge = Bridge(models, budgets=["$5/day"])
+        bridge = Bridge(models, budgets=["$5/day"], fallback=Fallback(retries=0))  # each was recorded once
         with bridge.stream(MESSAGES, max_tokens=100) as chunks:
             completion = printing.chunks(chunks)
         (balance,) = bridge.ledger.balance()
