@@ -84,9 +84,9 @@ class Transaction:
         thread = self._thread
         if thread.inside is not None:
             thread.recover()
-        if thread.inside is not None:
-            # The garbage collector runs anywhere, in the middle of this thread's own transaction too.
-            raise LedgerBusy(f"{self._file.path} is in use by this very thread")
+            if thread.inside is not None:
+                # The garbage collector runs anywhere, in the middle of this thread's own transaction too.
+                raise LedgerBusy(f"{self._file.path} is in use by this very thread")
         thread.inside = sys._getframe(1)  # noqa: SLF001
         try:
             if not thread.usable:
