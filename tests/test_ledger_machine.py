@@ -37,6 +37,7 @@ from llmbridge.ledger import (
     booking,
     check,
     ledger as ledger_module,
+    need as need_module,
     retention,
 )
 from llmbridge.ledger.booking import Counter
@@ -836,7 +837,7 @@ def time_goes_back_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @bug
 def a_negative_charge_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(booking, "_require_amounts", lambda *_: None)
+    monkeypatch.setattr(need_module, "_require_amounts", lambda *_: None)
 
 
 @bug

@@ -12,19 +12,19 @@ from llmbridge.ledger.window import Span, window
 # Each row of a query is a difference: what it is about, what was expected and what stands there. The clock is stored
 # once a second, so two processes may differ by one.
 _QUERIES = {
-    "balance {0}: reserved is {2}, its trail says {1}": """
-        SELECT w.id, coalesce(t.total, 0) AS expected, w.reserved FROM balance w
-        LEFT JOIN (SELECT balance, sum(reserved) AS total FROM trail GROUP BY balance) t ON t.balance = w.id
-        WHERE expected != w.reserved""",
-    "balance {0}: settled is {2}, its trail says {1}": """
-        SELECT w.id, coalesce(t.total, 0) AS expected, w.settled FROM balance w
-        LEFT JOIN (SELECT balance, sum(settled) AS total FROM trail GROUP BY balance) t ON t.balance = w.id
-        WHERE expected != w.settled""",
+    "balance {0} has {2} reserved and settled, its trail says {1}": """
+        SELECT w.id, coalesce(t.reserved, 0) || ' and ' || coalesce(t.settled, 0) AS expected,
+            w.reserved || ' and ' || w.settled AS stored
+        FROM balance w LEFT JOIN (
+            SELECT balance, sum(reserved) AS reserved, sum(settled) AS settled FROM trail GROUP BY balance
+        ) t ON t.balance = w.id
+        WHERE expected != stored""",
     "reservation {0} took {1} from counters, and was charged {2} in others": """
-        SELECT attempt, held, charged FROM reservation
-        WHERE state != 'reserved' AND (
-            EXISTS (SELECT key FROM json_each(held) EXCEPT SELECT key FROM json_each(charged))
-            OR EXISTS (SELECT key FROM json_each(charged) EXCEPT SELECT key FROM json_each(held)))""",
+        SELECT attempt, held, charged FROM reservation, json_each(held) part
+        WHERE charged IS NOT NULL AND json_type(charged, '$."' || part.key || '"') IS NULL
+        UNION ALL
+        SELECT attempt, held, charged FROM reservation, json_each(charged) part
+        WHERE json_type(held, '$."' || part.key || '"') IS NULL""",
     "reservation {0} is under way, and has an entry ({2}) that corrects its resolution": """
         SELECT r.attempt, 0, e.kind FROM reservation r JOIN entry e ON e.reservation = r.id
         WHERE r.state = 'reserved'""",

@@ -14,24 +14,26 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from llmbridge.errors import AlreadyResolved, LedgerBusy, LedgerError
 from llmbridge.home import ledger_path
 from llmbridge.ledger import booking, retention, rows
-from llmbridge.ledger.booking import Asked, Charge, Need, Reservation
+from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import Budget, known_as, parse_amount
+from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.questions import Questions
 from llmbridge.ledger.refusal import Refusal, announce, refusal_of, say
 from llmbridge.ledger.sqlite import File
 from llmbridge.ledger.transaction import Connection
-from llmbridge.ledger.upkeep import Upkeep
+from llmbridge.ledger.upkeep import Upkeep, expire
 from llmbridge.money import checked_nanousd
 from llmbridge.record import AttemptRecord, BudgetAlert, CallRecord
 from llmbridge.waiting import Pauses, patiently, wait
 
 
 log = logging.getLogger("llmbridge")
+T = TypeVar("T")
 Durability = Literal["second", "power"]
 CLOCK_US = 1_000_000
 AHEAD_US = 60 * CLOCK_US
@@ -89,7 +91,7 @@ class Ledger(Questions):
         self._stored = (-1, 0)
         self._said_ahead = False
         self._file = wait(patiently(lambda: File(self.path), patience_s))
-        self._upkeep = Upkeep(self._file, functools.partial(_expire, self._file, clock), at_once=durability == "power")
+        self._upkeep = Upkeep(self._file, functools.partial(expire, self._file, clock), at_once=durability == "power")
         weakref.finalize(self, self._upkeep.stop).atexit = False
         _open.add(self)
         self.expire()
@@ -128,13 +130,7 @@ class Ledger(Questions):
             raise ValueError(f"lease_s is a number of seconds above 0, not {lease_s!r}")
         applying = [budget for budget in budgets if budget.covers(asked.model)]
         step = functools.partial(self._reserve, asked, need, applying, tags or {}, int(lease_s * 1e6))
-        made = None
-        try:  # noqa: SIM105  almost always it is free, and neither a generator nor a context manager is made
-            made = step()
-        except LedgerBusy:
-            pass
-        if made is None:
-            made = yield from patiently(step, min(patience_s, self._patience_s))
+        made = _at_once(step) or (yield from patiently(step, min(patience_s, self._patience_s)))
         if isinstance(made, Refusal) and self._upkeep.pending:  # it may fit when what was given back is written
             yield from self._upkeep.written(0.05)
             made = yield from patiently(step, min(patience_s, self._patience_s))
@@ -207,7 +203,7 @@ class Ledger(Questions):
         Done by whoever opens the ledger, by every report, and in the background.
         """
         done = 0
-        while count := wait(patiently(functools.partial(_expire, self._file, self._clock), self._patience_s)):
+        while count := wait(patiently(functools.partial(expire, self._file, self._clock), self._patience_s)):
             done += count
         return done
 
@@ -301,9 +297,8 @@ class Ledger(Questions):
 
         Stored once a second, and the file looked after: each would cost every call a page or a system call.
         """
-        now = clock = int(self._clock() * 1e6)
-        if clock < self._latest_us:
-            now = self._latest_us
+        clock = int(self._clock() * 1e6)
+        now = max(clock, self._latest_us)
         stored = (self._file.rollbacks, clock // CLOCK_US)  # what was rolled back is not stored
         if stored != self._stored:
             self._file.check_files()
@@ -336,29 +331,23 @@ class Ledger(Questions):
             if refusal is None:
                 made = booking.insert(db, asked, need, counters, now, lease_us)
                 made.alerts = announce(db, counters, need)
-        if fresh:
-            self._rows.update(fresh)  # not before the commit
+        self._rows.update(fresh)  # not before the commit
         self._upkeep.dirty()
-        if refusal is not None:
-            return refusal
-        if made.alerts:
+        if refusal is None:
             say(made.alerts)
-        return made
+        return refusal or made
 
     def _resolve_patiently(self, attempt: Reservation | str, charge: Charge, state: str) -> None:
-        try:
-            self._resolve(attempt, charge, state)
-        except LedgerBusy:
-            pass  # as in reserving()
-        else:
-            return
-        wait(patiently(lambda: self._resolve(attempt, charge, state), self._patience_s))
+        step = functools.partial(self._resolve, attempt, charge, state)
+        if not _at_once(step):
+            wait(patiently(step, self._patience_s))
 
-    def _resolve(self, attempt: Reservation | str, charge: Charge, state: str) -> None:
+    def _resolve(self, attempt: Reservation | str, charge: Charge, state: str) -> bool:
         with self._file.transaction() as db:
             row, parts = booking.find(db, attempt) if isinstance(attempt, str) else (attempt.row, attempt.parts)
             booking.resolve(db, row, parts, charge, state, self._now(db))
         self._upkeep.dirty()
+        return True
 
     def _book(
         self, call: CallRecord | None, attempt: tuple[Reservation, AttemptRecord, Charge] | None
@@ -395,12 +384,12 @@ class Ledger(Questions):
         self._upkeep.dirty()
 
 
-def _expire(file: File, clock: Callable[[], float]) -> int:
-    with file.reading() as db:  # most often there is nothing, and then nobody has to wait for the lock
-        if not (booking.is_due(db, int(clock() * 1e6)) or booking.is_behind(db)):
-            return 0
-    with file.transaction() as db:
-        return booking.expire(db, booking.now_us(db, int(clock() * 1e6)))
+def _at_once(step: Callable[[], T]) -> T | None:
+    """What *step* returns; None if the ledger is busy: only who has to wait makes a generator."""
+    try:
+        return step()
+    except LedgerBusy:
+        return None
 
 
 @atexit.register

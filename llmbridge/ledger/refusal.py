@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmbridge.errors import BudgetExceeded
-from llmbridge.ledger.booking import Counter, Need
+from llmbridge.ledger.booking import Counter
 from llmbridge.ledger.budget import OnExceed, show_amount
+from llmbridge.ledger.need import Need
 from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.window import at
 from llmbridge.record import BudgetAlert
