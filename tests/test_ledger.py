@@ -1081,6 +1081,15 @@ def differences(path: Path, change: str, clock: Clock, *values: Any) -> list[str
     return found
 
 
+def test_a_budget_that_is_given_twice_is_refused_and_nothing_is_reserved(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match=r"'c1\.1' would count twice by one budget; nothing was reserved"):
+        ledger.reserve("c1.1", cents(1), [DAY, DAY])
+
+    held(ledger.reserve("c1.1", cents(1), [DAY]))
+    assert only(ledger.balance(DAY)).reserved == CENT
+    assert ledger.check() == []
+
+
 def unguard(db: sqlite3.Connection) -> None:
     """Take away what the database itself would refuse."""
     db.execute("PRAGMA ignore_check_constraints=ON")

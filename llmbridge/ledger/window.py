@@ -104,13 +104,17 @@ class Window:
         return first + timedelta(days=7 if self.kind == "week" else 1)
 
 
-@functools.lru_cache
 def window(text: str, zone: str) -> Window:
     """The window that *text* names: call, hour, day, week, month, total, or a length such as "5h".
 
     Raises ValueError for anything else.
     """
     clocks(zone)
+    return _window(text, zone)
+
+
+@functools.lru_cache  # one object for equal ones, so that they remember their span together
+def _window(text: str, zone: str) -> Window:
     if text in ("call", "hour", "day", "week", "month", "total"):
         return Window(text, zone=zone)  # type: ignore[arg-type]
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyz ").strip()
