@@ -173,7 +173,7 @@ def power(path: str, marker: str, durability: str, threads: int, pairs: int) -> 
     """Reserve and settle in threads, and acknowledge each in *marker*; with a checkpoint every few commits."""
     from llmbridge.ledger import sqlite, upkeep
 
-    sqlite.CHECKPOINT_BYTES, sqlite.CHECKPOINT_COMMITS = 40_000, 20
+    sqlite.CHECKPOINT_BYTES, sqlite.CHECKPOINT_COMMITS = 20_000, 10
     upkeep.SYNC_S = 0.02
     acknowledge = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     ledger = Ledger(path, durability=durability)  # type: ignore[arg-type]

@@ -1072,14 +1072,33 @@ def differences(path: Path, change: str, clock: Clock, *values: Any) -> list[str
     copy = path.with_name("copy.db")
     shutil.copy(path, copy)
     with closing(sqlite3.connect(copy, isolation_level=None)) as db:
-        db.execute("PRAGMA ignore_check_constraints=ON")
-        db.execute("DROP TRIGGER entry_is_append_only")
+        unguard(db)
         assert db.execute(change, values).rowcount == 1, change
     with Ledger(copy, clock=clock) as ledger:
         found = ledger.check()
     for each in path.parent.glob("copy.db*"):
         each.unlink()
     return found
+
+
+def test_a_budget_that_is_given_twice_is_refused_and_nothing_is_reserved(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match=r"'c1\.1' would count twice by one budget; nothing was reserved"):
+        ledger.reserve("c1.1", cents(1), [DAY, DAY])
+
+    held(ledger.reserve("c1.1", cents(1), [DAY]))
+    assert only(ledger.balance(DAY)).reserved == CENT
+    assert ledger.check() == []
+
+
+def unguard(db: sqlite3.Connection) -> None:
+    """Take away what the database itself would refuse."""
+    db.execute("PRAGMA ignore_check_constraints=ON")
+    for trigger in ("entry_is_append_only", "reserved_stays", "charged_stays"):
+        db.execute(f"DROP TRIGGER {trigger}")
+
+
+def row(attempt: str) -> str:
+    return f"id = (SELECT id FROM reserved WHERE attempt = '{attempt}')"
 
 
 LATEST = "SELECT max(id) FROM balance WHERE budget = 1"
@@ -1098,22 +1117,43 @@ TAMPERINGS = {
     "a budget's zone is another": "UPDATE budget SET zone = 'Asia/Tokyo' WHERE name = 'day'",
     "a budget's unit is another": "UPDATE budget SET unit = 'tokens' WHERE name = 'day'",
     "a budget is gone": "DELETE FROM budget WHERE name = 'day'",
-    "a reservation is gone": "DELETE FROM reservation WHERE attempt = 'a.1'",
-    "a reservation cost less": "UPDATE reservation SET cost_nanousd = 1 WHERE attempt = 'a.1'",
-    "a reservation's cost is unknown": "UPDATE reservation SET cost_nanousd = NULL WHERE attempt = 'd.1'",
-    "a reservation held less": "UPDATE reservation SET reserved_nanousd = 1 WHERE attempt = 'i.1'",
-    "a reservation held fewer tokens": "UPDATE reservation SET reserved_tokens = 1 WHERE attempt = 'i.1'",
-    "what is under way is settled": "UPDATE reservation SET state = 'settled' WHERE attempt = 'i.1'",
-    "what is settled is under way": "UPDATE reservation SET state = 'reserved' WHERE attempt = 'a.1'",
-    "what is settled is released": "UPDATE reservation SET state = 'released' WHERE attempt = 'a.1'",
-    "what is settled has expired": "UPDATE reservation SET state = 'expired' WHERE attempt = 'a.1'",
-    "what has expired is settled": "UPDATE reservation SET state = 'settled' WHERE attempt = 'h.1'",
-    "what was settled late has expired": "UPDATE reservation SET state = 'expired' WHERE attempt = 'f.1'",
-    "what has expired is certain": "UPDATE reservation SET uncertain = 0 WHERE attempt = 'h.1'",
-    "what was reconciled is uncertain": "UPDATE reservation SET uncertain = 1 WHERE attempt = 'e.1'",
-    "an overrun is no overrun": "UPDATE reservation SET overrun = 0 WHERE attempt = 'b.1'",
-    "a reservation was made earlier": "UPDATE reservation SET made_us = made_us - 1 WHERE attempt = 'a.1'",
-    "a reservation was resolved later": "UPDATE reservation SET resolved_us = resolved_us + 1 WHERE attempt = 'a.1'",
+    "a reservation is gone": "DELETE FROM reserved WHERE attempt = 'a.1'",
+    "a reservation cost less": f"UPDATE resolved SET cost_nanousd = 1 WHERE {row('a.1')}",
+    "a reservation's cost is unknown": f"UPDATE resolved SET cost_nanousd = NULL WHERE {row('d.1')}",
+    "a reservation held less": "UPDATE reserved SET reserved_nanousd = 1 WHERE attempt = 'i.1'",
+    "a reservation held fewer tokens": "UPDATE reserved SET reserved_tokens = 1 WHERE attempt = 'i.1'",
+    "what is under way is settled": (
+        "INSERT INTO resolved (id, state, resolved_us, charged, cost_nanousd, uncertain, overrun)"
+        " SELECT id, 'settled', made_us, '{}', 0, 0, 0 FROM reserved WHERE attempt = 'i.1'"
+    ),
+    "what is settled is under way": f"DELETE FROM resolved WHERE {row('a.1')}",
+    "what is settled is released": f"UPDATE resolved SET state = 'released' WHERE {row('a.1')}",
+    "what is settled has expired": f"UPDATE resolved SET state = 'expired' WHERE {row('a.1')}",
+    "what has expired is settled": f"UPDATE resolved SET state = 'settled' WHERE {row('h.1')}",
+    "what was settled late has expired": f"UPDATE resolved SET state = 'expired' WHERE {row('f.1')}",
+    "what has expired is certain": f"UPDATE resolved SET uncertain = 0 WHERE {row('h.1')}",
+    "what was reconciled is uncertain": f"UPDATE resolved SET uncertain = 1 WHERE {row('e.1')}",
+    "an overrun is no overrun": f"UPDATE resolved SET overrun = 0 WHERE {row('b.1')}",
+    "a reservation took less": "UPDATE reserved SET held = replace(held, ':', ':-') WHERE attempt = 'i.1'",
+    "what is settled took less": "UPDATE reserved SET held = replace(held, ':5', ':4') WHERE attempt = 'a.1'",
+    "a reservation took nothing": "UPDATE reserved SET held = '{}' WHERE attempt = 'i.1'",
+    "what is settled took nothing": "UPDATE reserved SET held = '{}' WHERE attempt = 'a.1'",
+    "a reservation took from no counter": (
+        "UPDATE reserved SET held = replace(held, '{\"', '{\"9') WHERE attempt = 'i.1'"
+    ),
+    "a reservation was made a day earlier": (
+        "UPDATE reserved SET made_us = made_us - 86400000000 WHERE attempt = 'a.1'"
+    ),
+    "a reservation was resolved before it was made": (
+        f"UPDATE resolved SET resolved_us = resolved_us - 2000000 WHERE {row('a.1')}"
+    ),
+    "what was settled late was not": (f"UPDATE resolved SET late_us = NULL WHERE {row('f.1')}"),
+    "a reservation was charged less": (
+        f"UPDATE resolved SET charged = replace(charged, ':3', ':2') WHERE {row('a.1')}"
+    ),
+    "a reservation was charged in another counter": (
+        f"UPDATE resolved SET charged = replace(charged, '{{\"', '{{\"9') WHERE {row('c.1')}"
+    ),
     "a change of a limit is gone": "DELETE FROM change WHERE id = 1",
     "the archive counts fewer attempts": "UPDATE archive SET attempts = attempts - 1",
     "the clock was set back": "UPDATE clock SET at_us = 0",
@@ -1132,30 +1172,52 @@ def rows_of(path: Path, query: str) -> list[Any]:
 
 def test_check_notices_each_entry_that_is_gone(eventful: Path, clock: Clock) -> None:
     entries = rows_of(eventful, "SELECT reservation, kind, balance FROM entry")
-    assert {kind for _, kind, _ in entries} == {"reserve", "resolve", "late", "reconcile", "carried"}
+    assert {kind for _, kind, _ in entries} == {"late", "reconcile", "carried"}
     delete = "DELETE FROM entry WHERE (reservation, kind, balance) = (?, ?, ?)"
 
     assert [entry for entry in entries if not differences(eventful, delete, clock, *entry)] == []
 
 
+def test_check_notices_each_row_of_a_reservation_that_is_gone(eventful: Path, clock: Clock) -> None:
+    rows = [
+        (table, row) for table in ("reserved", "resolved") for (row,) in rows_of(eventful, f"SELECT id FROM {table}")
+    ]
+    assert len(rows) > 10
+
+    assert [
+        each for each in rows if not differences(eventful, f"DELETE FROM {each[0]} WHERE id = ?", clock, each[1])
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE reserved SET made_us = made_us - 1",
+        "UPDATE reserved SET held = '{}'",
+        "UPDATE resolved SET charged = '{}'",
+        "UPDATE resolved SET resolved_us = resolved_us + 1",
+        "UPDATE entry SET settled = 0",
+    ],
+)
+def test_what_was_written_of_money_is_never_changed(eventful: Path, change: str) -> None:
+    with closing(sqlite3.connect(eventful)) as db, pytest.raises(sqlite3.IntegrityError, match=r"stays|append-only"):
+        db.execute(change)
+
+
 CELLS = {
     "entry": ("reservation", "balance", "at_us", "reserved", "settled"),
     "balance": ("id", "budget", "starts_us", "ends_us", "reserved", "settled"),
-    "reservation": ("cost_nanousd", "state"),
+    "resolved": ("id", "cost_nanousd", "state"),
 }
-# Kept once, so that no change of it can be told: when something was reconciled or folded, or had expired before it was
-# settled; that what cost nothing was released, or settled.
-KEPT_ONCE = """
-    kind IN ('reconcile', 'carried') OR kind = 'resolve' AND EXISTS
-    (SELECT 1 FROM entry o WHERE o.reservation = entry.reservation AND o.kind = 'late')
-"""
+# Kept once, so that no change of it can be told: when something was reconciled or folded; that what cost nothing was
+# released, or settled.
+KEPT_ONCE = "kind IN ('reconcile', 'carried')"
 
 
 def test_check_notices_two_hundred_random_changes_of_a_cell(eventful: Path, clock: Clock) -> None:
     chance = random.Random(3)
     with closing(sqlite3.connect(eventful, isolation_level=None)) as db:
-        db.execute("DROP TRIGGER entry_is_append_only")
-        db.execute("PRAGMA ignore_check_constraints=ON")
+        unguard(db)
         noticed: list[bool] = []
         with Ledger(eventful, clock=clock) as ledger:
             while len(noticed) < 200:
@@ -1172,13 +1234,11 @@ def change_a_cell(db: sqlite3.Connection, chance: random.Random) -> tuple[Any, .
     """Which cell had which value and has which now; None if the database itself would not have it."""
     table = chance.choice(list(CELLS))
     column = chance.choice(CELLS[table])
-    chosen = (
-        f"({KEPT_ONCE}) IS NOT 1" if column == "at_us" else "state != 'released'" if table == "reservation" else "1"
-    )
+    chosen = f"({KEPT_ONCE}) IS NOT 1" if column == "at_us" else "state != 'released'" if table == "resolved" else "1"
     key = "reservation, kind, balance" if table == "entry" else "id"
     *keys, old = chance.choice(db.execute(f"SELECT {key}, {column} FROM {table} WHERE {chosen}").fetchall())
     if column == "state":
-        new: Any = chance.choice([state for state in ("reserved", "settled", "released", "expired") if state != old])
+        new: Any = chance.choice([state for state in ("settled", "released", "expired") if state != old])
     else:
         new = (old or 0) + chance.choice([-1, 1]) * chance.choice([1, 2, 7, 1000, 10**6, 86_400_000_000])
     where = " AND ".join(f"{name} = ?" for name in key.split(", "))

@@ -37,6 +37,7 @@ from llmbridge.ledger import (
     booking,
     check,
     ledger as ledger_module,
+    need as need_module,
     retention,
 )
 from llmbridge.ledger.booking import Counter
@@ -616,10 +617,10 @@ class LedgerMachine(RuleBasedStateMachine):
         query = (
             "SELECT b.name, w.scope, w.call, w.starts_us, w.reserved, w.settled,"
             " coalesce(sum(e.reserved), 0), coalesce(sum(e.settled), 0)"
-            " FROM balance w JOIN budget b ON b.id = w.budget LEFT JOIN entry e ON e.balance = w.id GROUP BY w.id"
+            " FROM balance w JOIN budget b ON b.id = w.budget LEFT JOIN trail e ON e.balance = w.id GROUP BY w.id"
         )
         rows = self.handles[1].ledger._read(lambda db: db.execute(query).fetchall())
-        assert all(row[4:6] == row[6:] for row in rows), "a counter is not the sum of its entries"
+        assert all(row[4:6] == row[6:] for row in rows), "a counter is not the sum of its trail"
         return {Place(*row[:4]): (row[4], row[5]) for row in rows}
 
     @invariant()
@@ -740,12 +741,11 @@ def a_refusal_keeps_what_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @bug
 def it_settles_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(booking, "_RESOLVE", booking._RESOLVE.replace("AND (state = 'reserved' OR uncertain)", ""))
     right = booking.resolve
 
     def resolve(db: Any, row: int, *rest: Any) -> Any:
-        db.execute("DELETE FROM entry WHERE reservation = ? AND kind != 'reserve'", (row,))
-        db.execute("UPDATE reservation SET state = 'reserved' WHERE id = ?", (row,))
+        db.execute("DELETE FROM entry WHERE reservation = ?", (row,))
+        db.execute("DELETE FROM resolved WHERE id = ?", (row,))
         return right(db, row, *rest)
 
     monkeypatch.setattr(booking, "resolve", resolve)
@@ -753,43 +753,38 @@ def it_settles_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @bug
 def what_was_reconciled_settles_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(booking, "_RESOLVE", booking._RESOLVE.replace("AND (state = 'reserved' OR uncertain)", ""))
-
-
-def _booked(monkeypatch: pytest.MonkeyPatch, settled: Callable[[str, int, int], int]) -> None:
-    """Bookings of *settled(kind, reserved, settled)*: what changes in a counter, kind by kind."""
-    right = booking._enter
-
-    def enter(db: Any, row: int, kind: str, balance: int, at_us: int, reserved: int, amount: int) -> Any:
-        return right(db, row, kind, balance, at_us, reserved, settled(kind, -reserved, amount))
-
-    monkeypatch.setattr(booking, "_enter", enter)
+    monkeypatch.setattr(booking, "_LATE", booking._LATE.replace("AND uncertain", ""))
 
 
 @bug
 def a_late_settlement_gives_all_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = booking._book
+    right = booking._correct
 
-    def book(db: Any, row: int, kind: str, part: Any, at_us: int, charge: Charge) -> Any:
-        return right(db, row, kind, part, at_us, Charge(0, 0, 0) if kind == "late" else charge)
+    def correct(db: Any, row: int, charged: Any, at_us: int) -> None:
+        right(db, row, [(balance, reserved, 0) for balance, reserved, _ in charged], at_us)
 
-    monkeypatch.setattr(booking, "_book", book)
+    monkeypatch.setattr(booking, "_correct", correct)
 
 
 @bug
 def a_settlement_is_clamped_to_its_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
-    _booked(monkeypatch, lambda kind, reserved, amount: min(reserved, amount) if kind == "resolve" else amount)
+    right = booking._charged
+
+    def charged(parts: Any, charge: Charge) -> list[booking.Charged]:
+        return [(balance, reserved, min(reserved, settled)) for balance, reserved, settled in right(parts, charge)]
+
+    monkeypatch.setattr(booking, "_charged", charged)
 
 
 @bug
 def expiry_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    right, right_enter = booking.expire, booking._enter
+    right, right_change = booking.expire, booking._change
 
-    def enter(db: Any, row: int, kind: str, balance: int, at_us: int, reserved: int, amount: int) -> Any:
-        return right_enter(db, row, kind, balance, at_us, reserved, 0)
+    def change(db: Any, balance: int, reserved: int, settled: int) -> None:
+        right_change(db, balance, reserved, 0)
 
     def expire(*given: Any) -> int:
-        with patch.object(booking, "_enter", enter):
+        with patch.object(booking, "_change", change):
             return right(*given)
 
     monkeypatch.setattr(booking, "expire", expire)
@@ -797,20 +792,18 @@ def expiry_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @bug
 def it_settles_in_todays_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = booking._enter
+    right = booking._change
     latest = (
         "SELECT id FROM balance WHERE (budget, scope, call) = (SELECT budget, scope, call FROM balance WHERE id = ?)"
         " ORDER BY starts_us DESC LIMIT 1"
     )
 
-    def enter(db: Any, row: int, kind: str, balance: int, at_us: int, reserved: int, amount: int) -> Any:
+    def change(db: Any, balance: int, reserved: int, settled: int) -> None:
         (today,) = db.execute(latest, (balance,)).fetchone()
-        if kind != "resolve" or today == balance:
-            return right(db, row, kind, balance, at_us, reserved, amount)
-        right(db, row, kind, balance, at_us, reserved, 0)
-        return right(db, row, kind, today, at_us, 0, amount)
+        right(db, balance, reserved, 0)
+        right(db, today, 0, settled)
 
-    monkeypatch.setattr(booking, "_enter", enter)
+    monkeypatch.setattr(booking, "_change", change)
 
 
 @bug
@@ -844,7 +837,7 @@ def time_goes_back_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @bug
 def a_negative_charge_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(booking, "_require_amounts", lambda *_: None)
+    monkeypatch.setattr(need_module, "_require_amounts", lambda *_: None)
 
 
 @bug
@@ -906,7 +899,8 @@ def reconciling_raises_a_charge(monkeypatch: pytest.MonkeyPatch) -> None:
     right = booking.reconcile
 
     def reconcile(db: Any, attempt: str, cost: int, at_us: int) -> None:
-        db.execute("UPDATE reservation SET cost_nanousd = max(cost_nanousd, ?) WHERE attempt = ?", (cost, attempt))
+        of = "id = (SELECT id FROM reserved WHERE attempt = ?)"
+        db.execute(f"UPDATE resolved SET cost_nanousd = max(cost_nanousd, ?) WHERE {of}", (cost, attempt))
         right(db, attempt, cost, at_us)
 
     monkeypatch.setattr(booking, "reconcile", reconcile)
@@ -917,7 +911,9 @@ def it_reconciles_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     right = booking.reconcile
 
     def reconcile(db: Any, attempt: str, *rest: Any) -> None:
-        db.execute("UPDATE reservation SET uncertain = 1 WHERE attempt = ? AND state != 'reserved'", (attempt,))
+        db.execute(
+            "UPDATE resolved SET uncertain = 1 WHERE id = (SELECT id FROM reserved WHERE attempt = ?)", (attempt,)
+        )
         right(db, attempt, *rest)
 
     monkeypatch.setattr(booking, "reconcile", reconcile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Budget:
     unit: Unit = field(init=False)
     amount: int = field(init=False)
     window: Window = field(init=False)
+    first_alert: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limit, str):
@@ -84,6 +86,7 @@ class Budget:
             raise ValueError(f"alert_at is shares of the limit such as (0.8, 1.0), not {self.alert_at!r}")
         if not isinstance(self.name, str):
             raise TypeError(f"a budget's name is a text, not {self.name!r}")
+        put(self, "first_alert", min(self.alert_at, default=math.inf))
         put(self, "name", self.name or self._text())
 
     def __hash__(self) -> int:

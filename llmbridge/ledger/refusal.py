@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmbridge.errors import BudgetExceeded
-from llmbridge.ledger.booking import Counter, Need
+from llmbridge.ledger.booking import Counter
 from llmbridge.ledger.budget import OnExceed, show_amount
+from llmbridge.ledger.need import Need
 from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.window import at
 from llmbridge.record import BudgetAlert
@@ -85,7 +86,7 @@ class Refusal:
 
 def refusal_of(counters: Sequence[Counter], need: Need, at_us: int) -> Refusal | None:
     """A Refusal if *need* does not fit into every counter; budgets that only warn take anything."""
-    over = [each for each in counters if each.budget.on_exceed != "warn" and need.of(each.budget.unit) > each.headroom]
+    over = [each for each in counters if need.of(each.budget.unit) > each.headroom and each.budget.on_exceed != "warn"]
     if not over:
         return None
     strictest = min((each.budget.on_exceed for each in over), key=_STRICTNESS.index)
@@ -101,15 +102,20 @@ def alert_for(counter: Counter, need: Need | None, *, refused: bool = False) -> 
 
     *need* is what an attempt asks for (None when one is being settled); a refusal counts as the whole limit.
     """
-    budget, limit = counter.budget, max(counter.limit, 1)
-    passes = need is not None and need.of(budget.unit) > counter.headroom
-    share = counter.settled / limit
-    if passes and (budget.on_exceed == "warn" or refused):
-        share = max(share, 1.0)
-    reached = [each for each in budget.alert_at if each <= share and int(each * 1000) > counter.alerted]
-    if not reached:
+    budget = counter.budget
+    warns = budget.on_exceed == "warn"
+    if not (warns or refused) and counter.settled < budget.first_alert * counter.limit:
+        return None  # so it is for almost every call
+    passes = need is not None and (warns or refused) and need.of(budget.unit) > counter.headroom
+    share = counter.settled / (counter.limit or 1)
+    if passes and share < 1.0:
+        share = 1.0
+    highest, passed = 0.0, passes and warns
+    for each in budget.alert_at:
+        if highest < each <= share and int(each * 1000) > counter.alerted:
+            highest = each
+    if not highest:
         return None
-    highest, passed = max(reached), passes and budget.on_exceed == "warn"
     spent, total = show_amount(budget.unit, counter.settled), show_amount(budget.unit, counter.limit)
     what = f"{spent} of {total} is spent" + (
         f", {show_amount(budget.unit, counter.reserved)} held" if counter.reserved else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sqlite3
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -117,6 +118,7 @@ def spend(
 ) -> list[Spend]:
     """One Spend a group, dearest first."""
     there = clocks(zone)
+    assert isinstance(db, sqlite3.Connection), "this only reads"
     db.create_function("local", 2, lambda time_us, form: moment(time_us).astimezone(there).strftime(form))
     # not SQLite's own JSON paths, which know no name with a quote in it and none that JSON writes with escapes
     db.create_function("tag", 2, functools.lru_cache(lambda tags, name: json.loads(tags).get(name)))

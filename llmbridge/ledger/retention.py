@@ -8,7 +8,7 @@ from llmbridge.ledger.window import window
 
 # The latest row stays, or SQLite would give its number to the next reservation: whoever still holds the old one would
 # resolve the new, and expiry, which looks from `clock.open_from` on, would not see it.
-_OLD = "state != 'reserved' AND uncertain = 0 AND resolved_us < :before AND id < (SELECT max(id) FROM reservation)"
+_OLD = "state != 'reserved' AND uncertain = 0 AND resolved_us < :before AND id < (SELECT max(id) FROM reserved)"
 _FOLD = """
     INSERT INTO archive
     SELECT date(at_us / 1000000, 'unixepoch'), verb, model, provider, tags, sum(calls), sum(attempts), sum(cost), 0,
@@ -32,7 +32,7 @@ _FOLD = """
 """
 _CARRY = """
     INSERT OR REPLACE INTO entry
-    SELECT 0, 'carried', balance, max(at_us), sum(reserved), sum(settled) FROM entry
+    SELECT 0, 'carried', balance, max(at_us), sum(reserved), sum(settled) FROM trail
     WHERE reservation = 0 OR reservation IN (SELECT id FROM old) GROUP BY balance
 """
 
@@ -40,10 +40,10 @@ _CARRY = """
 def compact(db: Connection, now_us: int, before_us: int) -> int:
     """Fold what is resolved, certain and older than *before_us* into `archive`; returns how many attempts.
 
-    A call goes as a whole or not at all. The entries become one "carried" entry a counter, so that the counters are
-    still the sums over the entries; counters that count no more go with it.
+    A call goes as a whole or not at all. What it changed becomes one "carried" entry a counter, so that the counters
+    are still the sums over the trail; counters that count no more go with it.
     """
-    for table, kind in (("old", "INTEGER"), ("old_call", "TEXT")):
+    for table, kind in (("old", "INTEGER"), ("old_call", "TEXT"), ("used", "INTEGER")):
         db.execute(f"CREATE TEMP TABLE IF NOT EXISTS {table} (id {kind} PRIMARY KEY)")
         db.execute(f"DELETE FROM {table}")
     before = {"before": before_us}
@@ -60,7 +60,8 @@ def compact(db: Connection, now_us: int, before_us: int) -> int:
     db.execute(_FOLD)
     db.execute(_CARRY)
     db.execute("DELETE FROM entry WHERE reservation IN (SELECT id FROM old)")
-    db.execute("DELETE FROM reservation WHERE id IN (SELECT id FROM old)")
+    db.execute("DELETE FROM resolved WHERE id IN (SELECT id FROM old)")
+    db.execute("DELETE FROM reserved WHERE id IN (SELECT id FROM old)")
     db.execute("DELETE FROM call WHERE id IN (SELECT id FROM old_call)")
     (count,) = db.execute("SELECT count(*) FROM old").fetchone()
     _drop_counters(db, now_us, before_us)
@@ -69,12 +70,13 @@ def compact(db: Connection, now_us: int, before_us: int) -> int:
 
 def _drop_counters(db: Connection, now_us: int, before_us: int) -> None:
     """Take out counters that count no more and that nothing but a carried entry is in."""
+    db.execute("INSERT OR IGNORE INTO used SELECT balance FROM trail WHERE reservation != 0")
     for budget, text, zone in db.execute("SELECT id, window, zone FROM budget").fetchall():
         counted_us = window(text, zone).counted_from_us(now_us)
         gone = (
             "SELECT id FROM balance WHERE budget = ? AND reserved = 0"
             " AND (ends_us <= ? AND starts_us < ? OR call != '')"
-            " AND id NOT IN (SELECT balance FROM entry WHERE reservation != 0)"
+            " AND id NOT IN (SELECT id FROM used)"
         )
         values = (budget, before_us, counted_us)
         rows = [row for (row,) in db.execute(gone, values)]

@@ -193,10 +193,10 @@ def first_made(db: Connection, since: datetime | None) -> int:
     if since is None:
         return 0
     wanted = int(since.timestamp() * 1e6) - 1_000_000
-    (low, high) = db.execute("SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM reservation").fetchone()
+    (low, high) = db.execute("SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM reserved").fetchone()
     while low < high:
         middle = (low + high) // 2
-        row = db.execute("SELECT made_us FROM reservation WHERE id >= ? ORDER BY id LIMIT 1", (middle,)).fetchone()
+        row = db.execute("SELECT made_us FROM reserved WHERE id >= ? ORDER BY id LIMIT 1", (middle,)).fetchone()
         if row is not None and row[0] < wanted:
             low = middle + 1
         else:

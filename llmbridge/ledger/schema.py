@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x4C4C4D42  # "LLMB": another program's database is never taken for a ledger
 VERSION = 1
 PAGE_BYTES = 1024  # a commit writes whole pages; with SQLite's 4,096 a reservation took a fifth longer
-TABLES = ("archive", "balance", "budget", "call", "change", "clock", "entry", "reservation")
+TABLES = ("archive", "balance", "budget", "call", "change", "clock", "entry", "reserved", "resolved")
 ADVICE = "move it away to begin a new ledger, or restore it from a backup; nothing was changed"
 SCHEMA = """
 CREATE TABLE clock (                    -- the latest time of any transaction: the ledger's time never goes back
@@ -55,24 +55,34 @@ CREATE TABLE balance (                  -- one counter: a budget, the values of 
     alerted INTEGER NOT NULL DEFAULT 0, -- the highest threshold that was announced, in thousandths of the limit
     UNIQUE (budget, scope, call, starts_us)
 ) STRICT;
-CREATE TABLE reservation (
+CREATE TABLE reserved (                 -- what an attempt took; never changed
     id INTEGER PRIMARY KEY,
     attempt TEXT NOT NULL UNIQUE,       -- the call's id, a point, the attempt's number
-    call TEXT NOT NULL GENERATED ALWAYS AS (substr(attempt, 1, instr(attempt, '.') - 1)) VIRTUAL,
+    call TEXT GENERATED ALWAYS AS (substr(attempt, 1, instr(attempt, '.') - 1)) VIRTUAL,  -- NOT NULL would compute it
     made_us INTEGER NOT NULL,           -- rows are in the order of it, so it needs no index
     lease_us INTEGER NOT NULL,          -- when it expires
-    state TEXT NOT NULL                 -- no IN (...) here and below: SQLite builds a table for it at every write
-        CHECK (state = 'reserved' OR state = 'settled' OR state = 'released' OR state = 'expired'),
     verb TEXT NOT NULL,
     model TEXT NOT NULL,
     provider TEXT NOT NULL,
     tags TEXT NOT NULL,
+    reason TEXT,
     reserved_nanousd INTEGER CHECK (reserved_nanousd >= 0),
     reserved_tokens INTEGER CHECK (reserved_tokens >= 0),
-    resolved_us INTEGER,
+    held TEXT NOT NULL                  -- JSON: how much it took from which row of balance
+) STRICT;
+CREATE TRIGGER reserved_stays BEFORE UPDATE ON reserved
+    BEGIN SELECT RAISE(ABORT, 'what was reserved stays as it was'); END;
+CREATE TABLE resolved (                 -- what became of it
+    id INTEGER PRIMARY KEY REFERENCES reserved (id),    -- so at most one resolution a reservation
+    state TEXT NOT NULL                 -- no IN (...) here and below: SQLite builds a table for it at every write
+        CHECK (state = 'settled' OR state = 'released' OR state = 'expired'),
+    resolved_us INTEGER NOT NULL,
+    late_us INTEGER,                    -- when it was settled or released after it had expired
+    charged TEXT NOT NULL,              -- JSON: how much was settled in which row of balance
     cost_nanousd INTEGER CHECK (cost_nanousd >= 0),     -- NULL: unknown
-    uncertain INTEGER NOT NULL DEFAULT 0,
-    overrun INTEGER NOT NULL DEFAULT 0, -- it cost more than was reserved
+    uncertain INTEGER NOT NULL,
+    overrun INTEGER NOT NULL,           -- it cost more than was reserved
+    provider TEXT,
     price_source TEXT,
     reason TEXT,
     outcome TEXT,
@@ -90,17 +100,35 @@ CREATE TABLE reservation (
     request_id TEXT,
     response_model TEXT
 ) STRICT;
-CREATE TABLE entry (                    -- append-only; the balances are the sums over it
+CREATE TRIGGER charged_stays BEFORE UPDATE OF id, resolved_us, charged ON resolved
+    BEGIN SELECT RAISE(ABORT, 'what was charged stays; entries correct it'); END;
+CREATE VIEW reservation AS
+    SELECT r.id, attempt, call, made_us, lease_us, coalesce(state, 'reserved') AS state, verb, model,
+        coalesce(s.provider, r.provider) AS provider, tags, coalesce(s.reason, r.reason) AS reason,
+        reserved_nanousd, reserved_tokens, held, charged, late_us, coalesce(late_us, resolved_us) AS resolved_us,
+        cost_nanousd, coalesce(uncertain, 0) AS uncertain, coalesce(overrun, 0) AS overrun, price_source, outcome,
+        error_type, kind, status, input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
+        coalesce(estimated, 0) AS estimated, duration_s, first_chunk_s, request_id, response_model
+    FROM reserved r LEFT JOIN resolved s ON s.id = r.id;
+CREATE TABLE entry (                    -- what corrects a resolution, and what compaction carried on; append-only
     reservation INTEGER NOT NULL,
-    kind TEXT NOT NULL
-        CHECK (kind = 'reserve' OR kind = 'resolve' OR kind = 'late' OR kind = 'reconcile' OR kind = 'carried'),
+    kind TEXT NOT NULL CHECK (kind = 'late' OR kind = 'reconcile' OR kind = 'carried'),
     balance INTEGER NOT NULL,           -- no foreign key: without an index of it, dropping a counter reads every entry
     at_us INTEGER NOT NULL,
     reserved INTEGER NOT NULL,          -- changes, of either sign
     settled INTEGER NOT NULL,
-    PRIMARY KEY (reservation, kind, balance)    -- so at most one resolution a reservation
+    PRIMARY KEY (reservation, kind, balance)    -- so at most one of each a reservation
 ) STRICT, WITHOUT ROWID;
 CREATE TRIGGER entry_is_append_only BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'entries are append-only'); END;
+CREATE VIEW trail AS                    -- every change of every counter: the balances are the sums over it
+    SELECT r.id AS reservation, 'reserve' AS kind, CAST(h.key AS INTEGER) AS balance, made_us AS at_us,
+        h.value AS reserved, 0 AS settled
+    FROM reserved r, json_each(held) h
+    UNION ALL SELECT s.id, 'resolve', CAST(h.key AS INTEGER), resolved_us, -h.value, 0
+    FROM resolved s JOIN reserved r ON r.id = s.id, json_each(held) h
+    UNION ALL SELECT s.id, 'resolve', CAST(c.key AS INTEGER), resolved_us, 0, c.value
+    FROM resolved s, json_each(charged) c
+    UNION ALL SELECT reservation, kind, balance, at_us, reserved, settled FROM entry;
 CREATE TABLE call (                     -- what it cost is the sum over its reservations
     id TEXT PRIMARY KEY,
     started_us INTEGER NOT NULL,

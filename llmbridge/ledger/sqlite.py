@@ -37,6 +37,7 @@ try:
 except ImportError:  # Windows: SQLite's own locks alone
     fcntl = None  # type: ignore[assignment]
 
+_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB if fcntl is not None else 0
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 CHECKPOINT_COMMITS = 500  # of this process, after which the log begins again at its start
 FORK_S = 2.0  # how long a fork waits for other threads' transactions
@@ -247,7 +248,7 @@ class File:
         if thread.lock is None:
             return
         try:
-            fcntl.flock(thread.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(thread.lock, _AT_ONCE)
         except BlockingIOError:
             raise LedgerBusy(f"{self.path} is being written by another thread or process") from None
 

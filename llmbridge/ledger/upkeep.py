@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable
 
 from llmbridge.errors import AlreadyResolved, LedgerBusy, LedgerError
+from llmbridge.ledger import booking
 from llmbridge.ledger.sqlite import File
 from llmbridge.waiting import Pauses
 
@@ -189,6 +190,15 @@ class Upkeep:
             time.sleep(0.001)
         self._sync()
         self._file.close_thread()
+
+
+def expire(file: File, clock: Callable[[], float]) -> int:
+    """Charge what is reserved by leases that are over; returns how many there were, at most as many as booking does."""
+    with file.reading() as db:  # most often there is nothing, and then nobody has to wait for the lock
+        if not (booking.is_due(db, int(clock() * 1e6)) or booking.is_behind(db)):
+            return 0
+    with file.transaction() as db:
+        return booking.expire(db, booking.now_us(db, int(clock() * 1e6)))
 
 
 _all: weakref.WeakSet[Upkeep] = weakref.WeakSet()

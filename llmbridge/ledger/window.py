@@ -7,7 +7,8 @@ that a country skipped. That is because each is known by the instant it starts a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -28,6 +29,9 @@ class Span:
     ends_us: int | None
 
 
+_ALWAYS = Span(0, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """How a budget's time is cut.
@@ -42,6 +46,7 @@ class Window:
     kind: Kind
     length_us: int = 0
     zone: str = "UTC"
+    _latest: list[Span] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -60,12 +65,17 @@ class Window:
     def span(self, at_us: int) -> Span:
         """The window that *at_us* lies in; of a rolling one, the step."""
         if self.kind in ("call", "total"):
-            return Span(0, None)
+            return _ALWAYS
         if self.kind == "rolling":
             return _multiple(at_us, self.step_us)
         if self.kind == "hour":
             return _multiple(at_us, HOUR_US)
-        return _calendar_span(self, at_us)
+        for known in self._latest:  # one at most: its arithmetic takes 10 microseconds
+            if known.ends_us is not None and known.starts_us <= at_us < known.ends_us:
+                return known
+        span = self._calendar(at_us)
+        self._latest[:] = [span]
+        return span
 
     def _calendar(self, at_us: int) -> Span:
         zone = ZoneInfo(self.zone)
@@ -100,6 +110,11 @@ def window(text: str, zone: str) -> Window:
     Raises ValueError for anything else.
     """
     clocks(zone)
+    return _window(text, zone)
+
+
+@functools.lru_cache  # one object for equal ones, so that they remember their span together
+def _window(text: str, zone: str) -> Window:
     if text in ("call", "hour", "day", "week", "month", "total"):
         return Window(text, zone=zone)  # type: ignore[arg-type]
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyz ").strip()
@@ -120,17 +135,6 @@ def clocks(zone: str) -> ZoneInfo:
 def at(time_us: int, zone: str = "UTC") -> datetime:
     """*time_us* on the clocks of *zone*."""
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).astimezone(ZoneInfo(zone))
-
-
-_latest: dict[Window, Span] = {}
-
-
-def _calendar_span(window: Window, at_us: int) -> Span:
-    """As Window.span(), from memory while the same window lasts: its arithmetic takes 10 microseconds."""
-    known = _latest.get(window)
-    if known is None or known.ends_us is None or not known.starts_us <= at_us < known.ends_us:
-        known = _latest[window] = window._calendar(at_us)  # noqa: SLF001
-    return known
 
 
 def _multiple(at_us: int, length_us: int) -> Span:

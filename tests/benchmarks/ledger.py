@@ -81,17 +81,19 @@ def grow(path: Path, rows: int) -> None:
         ledger.settle(ledger.reserve("first.1", Need(1, 1), [Budget(BUDGETS[0])]), Charge(1, 1))  # type: ignore[arg-type]
     db = sqlite3.connect(path, isolation_level=None)
     numbers = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i <= ?)"
-    made = "(SELECT made_us FROM reservation WHERE id = 1)"
+    made = "(SELECT made_us FROM reserved WHERE id = 1)"
     db.execute("BEGIN IMMEDIATE")
     db.execute(
-        f"{numbers} INSERT INTO reservation (id, attempt, made_us, lease_us, state, verb, model, provider, tags,"
-        f" reserved_nanousd, resolved_us, cost_nanousd) SELECT i, printf('%032x.1', i), {made}, {made}, 'settled',"
-        f" 'chat', 'm', 'p', '{{}}', 1, {made}, 1 FROM n",
+        f"{numbers} INSERT INTO reserved (id, attempt, made_us, lease_us, verb, model, provider, tags,"
+        f" reserved_nanousd, held) SELECT i, printf('%032x.1', i), {made}, {made}, 'chat', 'm', 'p', '{{}}', 1,"
+        " '{\"1\":1}' FROM n",
         (rows,),
     )
-    for kind, reserved, settled in (("reserve", 1, 0), ("resolve", -1, 1)):
-        entries = f"INSERT INTO entry SELECT i, '{kind}', 1, {made}, {reserved}, {settled} FROM n"
-        db.execute(f"{numbers} {entries}", (rows,))
+    db.execute(
+        f"{numbers} INSERT INTO resolved (id, state, resolved_us, charged, cost_nanousd, uncertain, overrun)"
+        f" SELECT i, 'settled', {made}, '{{\"1\":1}}', 1, 0, 0 FROM n",
+        (rows,),
+    )
     db.execute("UPDATE balance SET settled = settled + ?", (rows,))
     db.execute("COMMIT")
     db.close()
