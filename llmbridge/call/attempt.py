@@ -227,7 +227,7 @@ class Attempt:
 
     def beaten(self) -> None:
         """End an attempt that nobody waits for any more, if it has not ended: another one has won."""
-        if not self.done and self.record.number:
+        if not self.done and self.record.number and (self.race is None or self.race.closes(self)):
             self._break_off("cancelled")
 
     def _break_off(self, outcome: Any) -> None:
@@ -289,8 +289,10 @@ class Attempt:
             if self._assembly is None:
                 self._succeed()
             return False
-        if self.race is not None and self.race.lost(self):
+        lost = self.race is not None and self.race.lost(self)
+        if lost:
             self.beaten()
+        if lost or (self.done and self.record.outcome == "cancelled"):  # as the other attempt has seen to
             return isinstance(error, Exception)
         if isinstance(error, ProviderError):
             self._fail(error)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,11 +38,8 @@ from llmbridge.call.course import Ask, Course
 from llmbridge.call.memory import Memory
 from llmbridge.call.planning import Plan, plan_of
 from llmbridge.call.recalled import Recalled
-from llmbridge.errors import (
-    CacheMiss,
-    LLMBridgeError,
-    ProviderError,
-)
+from llmbridge.completion import Completion
+from llmbridge.errors import CacheMiss, LLMBridgeError, ProviderError
 from llmbridge.exchange import Guards
 from llmbridge.fallback import Candidate, Fallback
 from llmbridge.fallback.limiter import Limiter
@@ -93,7 +91,7 @@ class Call:
         self.memory = memory
         self.guards: Guards | None = None  # of a stream
         self._budgets = budgets
-        self._unbooked: tuple[Reservation, AttemptRecord, Charge] | None = None
+        self._unbooked: deque[tuple[Reservation, AttemptRecord, Charge]] = deque()
         self._clock = clock
         self._started = clock()
         self._records: list[AttemptRecord] = []
@@ -114,8 +112,11 @@ class Call:
             else:
                 yield from self._attempts()
             answered = True
+        except Exception as error:
+            self.finish("failed", error)
+            raise
         finally:
-            if not answered:  # an error has finished the call already; this is for a loop that was left
+            if not answered:  # for a loop that was left
                 self.finish("cancelled")
 
     def restarts(self, attempt: Attempt, error: ProviderError) -> bool:
@@ -142,7 +143,7 @@ class Call:
 
     def _attempts(self) -> Iterator[Attempt]:
         before: Attempt | None = None
-        while (ask := self._next()) is not None:
+        while (ask := self._course.next()) is not None:
             self._book()
             if before is not None and before.error is not None and before.ask.candidate is not ask.candidate:
                 self.moves(before.request.model, ask.request.model, before.error.kind)
@@ -166,7 +167,6 @@ class Call:
         if (recalled := self._recall_stale(error)) is not None:
             yield self._attempt(recalled)
             return
-        self.finish("failed", error)
         raise error
 
     def _recall_stale(self, error: LLMBridgeError) -> Recalled | None:
@@ -176,27 +176,23 @@ class Call:
         log.warning("an answer whose time is over is served, since nobody else answers: %s", error)
         return recalled
 
-    def _next(self) -> Ask | None:
-        try:
-            return self._course.next()
-        except Exception as error:  # the strategy may be the caller's own
-            self.finish("failed", error)
-            raise
-
     def _recall(self, *, stale: bool = False) -> Recalled | None:
         """The first candidate's answer that is kept. Raises CacheMiss if nothing else is wanted."""
         if self.memory is None or (self._records and not stale):
             return None
         found = (self.memory.recall(each.request, stale=stale) for each in self._candidates)
-        recalled = next((each for each in found if each is not None), None)
+        recalled = next((each for each in found if each is not None and self.accepts(each)), None)
         if recalled is None and not stale:
             self.record.missed = True
             self.trace.event("llmbridge.cache.miss")
         if recalled is None and self.memory.only:
-            error = CacheMiss(f"no answer of {', '.join(self.record.models)} is kept, and cache='only' sends nothing")
-            self.finish("failed", error)
-            raise error
+            raise CacheMiss(f"no answer of {', '.join(self.record.models)} is kept, and cache='only' sends nothing")
         return recalled
+
+    def accepts(self, recalled: Recalled) -> bool:
+        """Whether a kept answer will do: it may be kept from a call that was content with less."""
+        accept, answer = self.policy.accept, recalled.answer
+        return accept is None or not isinstance(answer, Completion) or bool(accept(answer))
 
     def _leave_out_known(self, attempt: Attempt) -> None:
         if self.memory is not None:
@@ -231,8 +227,9 @@ class Call:
         """Take what *attempt* is charged, for the ledger; written with the call's own record if it ends with it."""
         if attempt.reservation is None:
             return
-        self._book()  # of two attempts at a time, one
-        self._unbooked = (attempt.reservation, attempt.record, charge)
+        if self._unbooked:
+            self._book()  # of two attempts at a time, one
+        self._unbooked.append((attempt.reservation, attempt.record, charge))
 
     @property
     def is_mine(self) -> bool:
@@ -240,7 +237,7 @@ class Call:
         return os.getpid() == self._process
 
     def _book(self, call: CallRecord | None = None) -> None:
-        unbooked, self._unbooked = self._unbooked, None
+        unbooked = self._unbooked.popleft() if self._unbooked else None
         if self.ledger is not None and (unbooked is not None or call is not None):
             self.record.alerts += self.ledger.book(call, unbooked)
 
@@ -278,6 +275,8 @@ class Call:
         try:
             if self.memory is not None:
                 self._remember(self.memory, outcome)
+            while len(self._unbooked) > 1:
+                self._book()
             self._book(record)
         finally:
             self.trace.end(error, self.answer)

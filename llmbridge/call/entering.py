@@ -27,8 +27,9 @@ def admit(call: Call, attempt: Attempt, *, blocking: bool = False) -> Pauses[Non
     call.check_time()
     if call.memory is not None and not call._records:
         attempt.recalled = yield from _join(call, call.memory, attempt, blocking)
-        if attempt.recalled is not None:
+        if attempt.recalled is not None and call.accepts(attempt.recalled):
             return
+        attempt.recalled = None
         call._leave_out_known(attempt)
     while True:
         refusal: LLMBridgeError | None

@@ -37,6 +37,7 @@ class Race:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._over = False
+        self._closed: set[Attempt] = set()
         self.winner: Attempt | None = None
 
     def win(self, attempt: Attempt) -> None:
@@ -50,6 +51,13 @@ class Race:
     def lost(self, attempt: Attempt) -> bool:
         """Whether *attempt* need not go on."""
         return self._over or self.winner not in (None, attempt)
+
+    def closes(self, attempt: Attempt) -> bool:
+        """Whether the caller is the one to end *attempt*, which its own thread may be about to do."""
+        with self._lock:
+            first = attempt not in self._closed
+            self._closed.add(attempt)
+            return first
 
     def end(self) -> None:
         """Nobody may win any more."""
