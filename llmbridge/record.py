@@ -154,5 +154,5 @@ class CallRecord:
         if self.cached:
             head += f", from the cache ({self.cache_age_s or 0:.0f} s old{', stale' if self.stale else ''})"
             head += f", which saved {show_usd(self.saved_usd)}"
-        dropped = [f"not asked: {each}" for each in self.dropped]
-        return "\n".join([head, *dropped, *(attempt.line() for attempt in self.attempts)])
+        dropped = [f"passed over: {each}" for each in self.dropped]
+        return "\n".join([head, *(attempt.line() for attempt in self.attempts), *dropped])

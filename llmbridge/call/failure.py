@@ -14,7 +14,7 @@ def of(errors: Sequence[ProviderError], records: Sequence[AttemptRecord], droppe
     if len(errors) == 1:
         return errors[0]
     tried = "; ".join(record.line() for record in records)
-    left_out = "".join(f"; not asked: {each}" for each in dropped)
+    left_out = "".join(f"; passed over: {each}" for each in dropped)
     message = f"none of {len(errors)} attempts was answered: {tried}{left_out}. The last said: {errors[-1]}"
     return AllAttemptsFailed(message, errors=errors, attempts=records)
 

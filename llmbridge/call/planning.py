@@ -89,7 +89,7 @@ class Plan:
         for number, each in enumerate(self.candidates, 1):
             cost = "nobody knows what it can cost" if each.worst_usd is None else f"up to {show_usd(each.worst_usd)}"
             lines.append(f"{number}. {each.model}: {'kept' if each.is_kept else cost}")
-        lines += [f"not asked: {each}" for each in self.dropped]
+        lines += [f"passed over: {each}" for each in self.dropped]
         for room in self.headroom:
             left = show_usd(usd(room.remaining)) if room.unit == "nanousd" else f"{room.remaining:,} {room.unit}"
             lines.append(f"budget {room.budget!r}: {left} left, {'enough' if room.fits else room.on_exceed}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from llmbridge.errors import InvalidOutput, ProviderError
+from llmbridge.errors import InvalidOutput, ProviderError, ProviderTimeout
 from llmbridge.fallback.backoff import backoff_s
 from llmbridge.fallback.strategies import STRATEGIES, Strategy
 from llmbridge.money import checked_nanousd
@@ -78,7 +78,7 @@ class Fallback:
             "least_latency", "least_busy", "quality", "balanced", "local_first", "capability"; or a function that takes
             a list of Candidates and returns those to ask, in order.
         retries: how often the same model may be asked again after a failure that may pass (429, 5xx, no connection,
-            silence), within its retry budget.
+            silence), within its retry budget. After silence another model is asked first, if there is one.
         attempts: the bound over all candidates and retries together; None: 6, or one for each candidate if there are
             more.
         deadline_s: the bound on the whole call in seconds; None: the call's, or the Bridge's.
@@ -154,7 +154,8 @@ class Fallback:
             return Step("stop")
         if isinstance(error, InvalidOutput) and error.repairable and not now.repaired:
             return Step("repair")
-        if again and now.here <= self.retries:
+        silent = isinstance(error, ProviderTimeout) and now.others  # which has taken its time already
+        if again and not silent and now.here <= self.retries:
             pause_s = self._pause_s(error, now)
             enough_s = self.patience_s if now.others else min(LONGEST_WAIT_S, now.remaining_s)
             longest_s = min(LONGEST_WAIT_S, now.remaining_s)
