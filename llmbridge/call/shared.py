@@ -156,7 +156,9 @@ class Shared:
         self.pumped = True
         try:
             if self._loop is None:
-                pump = threading.Thread(target=self._context.run, args=(self._pump,), name="llmbridge", daemon=True)
+                pump = threading.Thread(
+                    target=self._context.run, args=(self._pump,), name="llmbridge-stream", daemon=True
+                )
                 pump.start()
             else:
                 self._loop.call_soon_threadsafe(self._start_task)
