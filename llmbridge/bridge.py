@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, Unpack
@@ -297,7 +296,7 @@ class Bridge:
         tags = request.check_tags({**_tags.get(), **(tags or {})})
         memory = self._memory(_wish(cache, cache_params), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
-            asked = replace(asked, content=copy.deepcopy(asked.content))
+            asked = asked.owning()
         return Call(
             asked,
             candidates,

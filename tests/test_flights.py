@@ -644,6 +644,7 @@ def go(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.timeout(180)  # four processes that load LiteLLM
 def test_a_hundred_equal_calls_of_every_verb_in_four_processes_are_one_request(sim: Simulator, tmp_path: Path) -> None:
     sim.script(Reply(pieces=PIECES, gap_s=0.05))
     workers = [worker(tmp_path / "shared", sim.api_base("openai"), 7) for _ in range(4)]

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -308,7 +308,10 @@ class Cache:
         limit_s = min((limit for limit in (ttl_s, max_age_s) if limit is not None), default=float("inf"))
         if age_s > limit_s + stale_s:
             return None
-        return replace(entry, age_s=max(age_s, 0.0), stale=age_s > limit_s)
+        # In place, since it was read for this caller alone: replace() takes 5 microseconds.
+        object.__setattr__(entry, "age_s", max(age_s, 0.0))
+        object.__setattr__(entry, "stale", age_s > limit_s)
+        return entry
 
 
 def _wrong_with(key: str, text: str) -> str | None:

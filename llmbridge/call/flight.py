@@ -144,10 +144,10 @@ def _followed(
         stream = other.stream
         if stream is None and blocking and other.thread == threading.get_ident():
             return None
-        if stream is not None and reader is None:
+        if stream is not None:
             if not stream.can_be_read(blocking=blocking):
                 return None
-            reader = enter(stream)
+            reader = reader or enter(stream)
         if reader is not None and reader.wants_chunks and reader.begun:
             return reader
         # A thousand who look every 5 ms do nothing else.
