@@ -657,6 +657,34 @@ def test_a_hundred_equal_calls_of_every_verb_in_four_processes_are_one_request(s
     assert counts == [["27", "28", "1"], *[["28", "28", "1"]] * 3]
 
 
+PAUSED = """
+import sys
+from llmbridge import Bridge, Model
+bridge = Bridge(cache=sys.argv[1], ledger=sys.argv[1] + ".db")
+model = Model("openai/gpt-4o-mini", api_base=sys.argv[2], api_key="sk-test-key")
+chunks = bridge.stream("Name a fish.", model=model)
+text = next(chunks).text
+print("ready", flush=True)
+sys.stdin.readline()
+print(text + "".join(chunk.text for chunk in chunks))
+"""
+
+
+def test_a_stream_that_is_paused_in_one_process_holds_up_no_call_in_another(
+    sim: Simulator, gpt: Model, bridge: Bridge, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    sim.script(SLOW)
+    command = [sys.executable, "-c", PAUSED, str(tmp_path / "cache"), sim.api_base("openai")]
+    leader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None
+    assert leader.stdout.readline() == "ready\n"
+
+    found = [each.result(20) for each in [pool.submit(ask, bridge, verb, model=gpt) for verb in VERBS]]
+
+    assert ({reply.text for reply in found}, {reply.cached for reply in found}) == ({TEXT}, {True})
+    assert (leader.communicate("go\n", timeout=20)[0], len(sim.requests)) == (f"{TEXT}\n", 1)
+
+
 def test_a_killed_stream_that_led_is_followed_by_one_that_waits(
     sim: Simulator, gpt: Model, bridge: Bridge, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:

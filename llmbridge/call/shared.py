@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.002  # between two looks for the next chunk
 END_S = 5.0  # how long the last reader waits for the end of the call
-LEADER = 0  # among the readers
+LEADER, ABROAD = 0, -1  # among the readers
 Guards = tuple[float | None, float | None]
 _numbers = itertools.count(1)
 
@@ -146,6 +146,21 @@ class Shared:
         if starts:
             self._start()
         return reader
+
+    def read_abroad(self, waits: bool) -> None:
+        """Another process waits for the whole answer, or no longer does."""
+        if not waits:
+            if ABROAD in self._readers:
+                self.leave(ABROAD)
+            return
+        with self._lock:
+            if self._closing or self.attempt.done or not self.can_be_read(blocking=False):
+                return
+            self._readers.add(ABROAD)
+            self._wanted = True
+            starts = self._is_to_start()
+        if starts:
+            self._start()
 
     def _is_to_start(self) -> bool:
         """Whether it is to be read for all from now on, and this caller sees to it: once, and outside the lock, which
