@@ -122,8 +122,8 @@ class Request:
         )
 
     def owning(self) -> Request:
-        """The same question, which no longer changes with what the caller gave."""
-        return replace(self, content=_own(self.content))
+        """The same question, for no model yet, which no longer changes with what the caller gave."""
+        return Request(self.verb, self.model, _own(self.content), self.params, self.transport, self.response_model)
 
     def repaired(self, answer: str, complaint: str) -> Request:
         """The same question after a wrong *answer*: the model is shown what it said and what is wrong with it."""

@@ -19,19 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmbridge.cache.disk import DATABASE, FILE_NAME, Database, Locked
-from llmbridge.cache.entry import Foreign
+from llmbridge.cache.entry import Foreign, Unusable
 from llmbridge.home import NETWORK, file_system
 
 
 FORK_S = 1.0  # how long a fork waits for other threads
 Tally = Mapping[str, int]
 LOCKED_S = 0.1  # how long a write waits for other processes; one takes 0.1 ms
-
-
-class Unusable(Exception):
-    """The directory cannot be used, at least for now: what is wrong with it, and how long to leave it alone."""
-
-    rest_s = 5.0
 
 
 class Busy(Unusable):
