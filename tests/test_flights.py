@@ -110,6 +110,7 @@ class Leading:
 
     def next(self) -> str:
         chunk = next(self._chunks) if self._sync else self._do(self._chunks.__anext__())
+        self.chunk: llmbridge.Chunk = chunk
         self.text += chunk.text
         return str(chunk.text)
 
@@ -389,6 +390,25 @@ def test_a_leaders_patience_is_its_own(
     assert (following.result(20).text, len(sim.requests)) == ("".join(PIECES[:3]), 1)
 
 
+@pytest.mark.parametrize("verb", ["stream", "astream"])
+def test_a_follower_waits_for_the_first_content_no_longer_than_it_said_and_then_asks_for_itself(
+    verb: str, sim: Simulator, gpt: Model, bridge: Bridge, run: Run
+) -> None:
+    sim.script(Fault.hang(), Reply(text=TEXT))
+
+    async def both() -> llmbridge.Completion:
+        leading = asyncio.ensure_future(aask(bridge, "acomplete", model=gpt))
+        assert await asyncio.to_thread(sim.wait_for_requests, 1)
+        try:
+            return await asyncio.to_thread(ask, bridge, verb, model=gpt, first_chunk_s=0.3)
+        finally:
+            leading.cancel()
+            await asyncio.gather(leading, return_exceptions=True)
+
+    found = run(both())
+    assert (found.text, found.cached, len(sim.requests)) == (TEXT, False, 2)
+
+
 def test_a_stream_follows_a_complete_and_replays_its_answer(
     sim: Simulator, gpt: Model, bridge: Bridge, pool: ThreadPoolExecutor
 ) -> None:
@@ -496,6 +516,8 @@ def test_what_one_reader_does_to_its_chunks_the_others_do_not_see(
 ) -> None:
     sim.script(Reply(tool_calls=[("weather", {"city": "Ulm"})]))
     leading = lead()
+    for delta in leading.chunk.tool_calls:
+        delta.arguments = "spoilt"
 
     for _ in range(2):
         with bridge.stream(FISH, model=gpt) as chunks:
