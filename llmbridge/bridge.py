@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, cast
 
@@ -298,7 +296,7 @@ class Bridge:
         tags = request.check_tags({**current(), **(tags or {})})
         memory = self._memory(_wish(cache, cache_params), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
-            asked = replace(asked, content=copy.deepcopy(asked.content))
+            asked = asked.owning()
         ledger = self._usable_ledger(budgets, models)
         return Call(
             asked,

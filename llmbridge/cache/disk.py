@@ -28,6 +28,8 @@ import diskcache  # type: ignore[import-untyped]
 from llmbridge.cache.entry import LARGEST_BYTES, Foreign
 
 
+# As diskcache's get() asks when its eviction policy wants no access times; which takes 5 microseconds more.
+TEXT = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
 BUSY_S = 0.01  # how long SQLite itself waits for other processes; store.py has the patience
 OPEN_S = 1.0  # how long opening does
 IN_ROW_BYTES = 32 * 1024  # a longer value has a file of its own
@@ -218,10 +220,13 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def text(self, key: str) -> str | None:
         """The text of *key*, or None. Raises Foreign for a row that is none of ours."""
         try:
-            text: str | None = self.get(key)
+            row = self._con.execute(TEXT, (key, time.time())).fetchone()
         except sqlite3.DataError:
             raise Foreign("its row is too long") from None
-        return text
+        try:
+            return None if row is None else self._disk.fetch(*row, False)
+        except OSError:
+            return None  # removed between the two
 
     def tally(self, amounts: Mapping[str, int]) -> None:
         """Add *amounts* to the counters that all processes share."""

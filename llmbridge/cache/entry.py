@@ -51,6 +51,12 @@ class Foreign(Exception):
     """Not an entry of ours, or not one that is whole. What to do about it is always the same: ask again."""
 
 
+class Unusable(Exception):
+    """The directory cannot be used, at least for now: what is wrong with it, and how long to leave it alone."""
+
+    rest_s = 5.0
+
+
 class Unkeepable(Exception):
     """The answer cannot be written so that it can be read again as it is."""
 

@@ -19,19 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmbridge.cache.disk import DATABASE, FILE_NAME, Database, Locked
-from llmbridge.cache.entry import Foreign
+from llmbridge.cache.entry import Foreign, Unusable
 from llmbridge.home import NETWORK, file_system
 
 
 FORK_S = 1.0  # how long a fork waits for other threads
 Tally = Mapping[str, int]
 LOCKED_S = 0.1  # how long a write waits for other processes; one takes 0.1 ms
-
-
-class Unusable(Exception):
-    """The directory cannot be used, at least for now: what is wrong with it, and how long to leave it alone."""
-
-    rest_s = 5.0
 
 
 class Busy(Unusable):
@@ -77,13 +71,17 @@ class Store:
         with self._lock:
             try:
                 yield self._database
-            except (Foreign, Unusable):
-                raise
-            except Exception as exc:  # a damaged file shows as any error there is, UnicodeDecodeError for one
-                self._let_go()
-                if isinstance(exc, Locked):
-                    raise Busy("its database is locked, or cannot be written") from None
-                raise Unusable(f"{type(exc).__name__}: {exc}") from None
+            except Exception as exc:
+                raise self._trouble(exc) from None
+
+    def _trouble(self, exc: Exception) -> Exception:
+        """What to raise for *exc*; a damaged file shows as any error there is, UnicodeDecodeError for one."""
+        if isinstance(exc, (Foreign, Unusable)):
+            return exc
+        self._let_go()
+        if isinstance(exc, Locked):
+            return Busy("its database is locked, or cannot be written")
+        return Unusable(f"{type(exc).__name__}: {exc}")
 
     def _let_go(self) -> None:
         """Close the connection: an error in the middle of a transaction may have left it open."""
@@ -93,9 +91,11 @@ class Store:
 
     def get(self, key: str) -> str | None:
         """The text of *key*, or None. Raises Foreign for a row that is none of ours."""
-        with self._translated() as database:
-            text: str | None = database.text(key)
-            return text
+        with self._lock:
+            try:
+                return self._database.text(key)  # type: ignore[union-attr]
+            except Exception as exc:
+                raise self._trouble(exc) from None
 
     def get_all(self, keys: Iterable[str]) -> list[str | Foreign | None]:
         """The text of each of *keys*, or None, or the Foreign that get() would raise."""

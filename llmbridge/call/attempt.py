@@ -197,7 +197,9 @@ class Attempt:
         if chunk is None:
             self._complete(self.source.usage())
             return
-        self._assembly.feed(chunk)
+        keeps = self._call.memory is not None and self.recalled is None
+        own = separate(chunk) if keeps else chunk  # the reader may change the one that it gets
+        self._assembly.feed(own)
         if not (chunk.has_content or chunk.finish_reason or chunk.logprobs or chunk.extra):
             return
         if self.record.first_chunk_s is None and chunk.has_content:
@@ -205,8 +207,8 @@ class Attempt:
             self.trace.event("llmbridge.first_chunk")
         self.ready.append(chunk)
         self._shown_count += 1
-        if self._call.memory is not None and self.recalled is None:
-            self.shown.append(separate(chunk))  # the reader may change its own
+        if keeps:
+            self.shown.append(own)
 
     def broke_off(self, error: ProviderError) -> None:
         """End this attempt, but not the call: another one begins from the start."""

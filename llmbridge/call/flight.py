@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows: each process leads for itself
     fcntl = None  # type: ignore[assignment]
 
+WAITING = 1 << 60  # above every key's byte
 LOOK_S = 0.005  # between two looks at a leader; a provider takes a hundred times as long
 _under_way: dict[tuple[Path, str], Flight] = {}
 _files: dict[Path, int] = {}
@@ -36,8 +37,8 @@ class Flight:
 
     def __init__(self, directory: Path, key: str, *, alone: bool) -> None:
         self._place = directory, key
-        self._alone = alone or fcntl is None  # no other process can be told
-        self._locked = False
+        self.alone = alone or fcntl is None  # no other process can be told
+        self._locked = self._waits = False
         self.thread = threading.get_ident()
         self.waiting = 0
         self.landed = False
@@ -58,12 +59,13 @@ class Flight:
             directory, key = self._place
             if (file := _files.get(directory)) is not None:
                 fcntl.lockf(file, fcntl.LOCK_UN, 1, _byte(key))
+        self._wait_no_more()
         if _under_way.get(self._place) is self:
             del _under_way[self._place]
 
     def take_lead(self) -> bool:
         """Whether no other process leads."""
-        if self._alone or self._locked:
+        if self.alone or self._locked:
             return True
         directory, key = self._place
         try:
@@ -72,12 +74,43 @@ class Flight:
                 file = _files.setdefault(directory, os.open(directory / "flights", os.O_RDWR | os.O_CREAT, 0o600))
             self._locked = True  # first: a byte that nobody has locked may be unlocked, for Ctrl-C's sake
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(key))
+            self._wait_no_more()
         except BlockingIOError:
             self._locked = False
+            self._wait_abroad()
         except OSError:  # a directory that does not work: the cache says so
             self._locked = False
-            self._alone = True
-        return self._alone or self._locked
+            self.alone = True
+        return self.alone or self._locked
+
+    def _wait_abroad(self) -> None:
+        """Tell the process that leads that another one waits: by a lock on a second byte, which many can share."""
+        directory, key = self._place
+        if not self._waits:
+            self._waits = True
+            try:
+                fcntl.lockf(_files[directory], fcntl.LOCK_SH | fcntl.LOCK_NB, 1, WAITING + _byte(key))
+            except OSError:  # the leader is looking
+                self._waits = False
+
+    def _wait_no_more(self) -> None:
+        directory, key = self._place
+        if self._waits and (file := _files.get(directory)) is not None:
+            self._waits = False
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, WAITING + _byte(key))
+
+    def is_waited_for_abroad(self) -> bool:
+        """Whether another process waits for what this one leads."""
+        directory, key = self._place
+        file = _files.get(directory)
+        if file is None or not self._locked:
+            return False
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, WAITING + _byte(key))
+        except OSError:
+            return True
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, WAITING + _byte(key))
+        return False
 
 
 class Lead:
@@ -144,10 +177,10 @@ def _followed(
         stream = other.stream
         if stream is None and blocking and other.thread == threading.get_ident():
             return None
-        if stream is not None and reader is None:
+        if stream is not None:
             if not stream.can_be_read(blocking=blocking):
                 return None
-            reader = enter(stream)
+            reader = reader or enter(stream)
         if reader is not None and reader.wants_chunks and reader.begun:
             return reader
         # A thousand who look every 5 ms do nothing else.

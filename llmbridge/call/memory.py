@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmbridge.cache import Cache, Entry, key, keys, record_chunks, why_not, why_not_vectors
+from llmbridge.call.abroad import watch
 from llmbridge.call.batch import Batch, kept_apart
 from llmbridge.call.flight import Lead, join
 from llmbridge.call.parsing import parsed
@@ -105,6 +106,8 @@ class Memory:
         if lead is None or lead.flight.landed or attempt.recalled is not None:
             return None
         shared = lead.flight.stream = Shared(call, attempt, source, loop, lambda: self._entry_of(attempt))
+        if not lead.flight.alone:
+            watch(lead.flight)
         return shared
 
     def remember(

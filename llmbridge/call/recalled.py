@@ -84,7 +84,8 @@ class Followed(Recalled):
             return chunk
         if shared.error is not None:
             raise copy.copy(shared.error)  # each reader writes into its own
-        assert shared.entry is not None
+        if shared.entry is None:
+            raise shared.unavailable(RuntimeError())
         self.entry, self.answer = shared.entry, self._answer(shared.entry)
         return None
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.002  # between two looks for the next chunk
 END_S = 5.0  # how long the last reader waits for the end of the call
-LEADER = 0  # among the readers
+LEADER, ABROAD = 0, -1  # among the readers
 _numbers = itertools.count(1)
 
 
@@ -89,8 +89,9 @@ class Shared:
         """The opener has read, or failed to."""
         with self._lock:
             self._pulling = False
-            if self._wanted and not (self.pumped or self.attempt.done):
-                self._start()
+            starts = self._is_to_start()
+        if starts:
+            self._start()
 
     def leave(self, number: int, outcome: str = "left", error: BaseException | None = None) -> bool:
         """One reader less; the last one ends the call. False if the opener still reads alone: then it ends it."""
@@ -107,10 +108,10 @@ class Shared:
             return True
 
     def until(self, come: Callable[[], bool], remaining_s: Callable[[], float], gap_s: float | None) -> Pauses[None]:
-        """Pauses until *come* or `over`. Raises a ProviderError when no time remains, when nothing came for *gap_s*, or
-        when it cannot go on."""
+        """Pauses until *come* or `over`, or until the opener is to read alone. Raises a ProviderError when no time
+        remains, when nothing came for *gap_s*, or when it cannot go on."""
         started = time.monotonic()
-        while not (self.over or come()):
+        while self.pumped and not (self.over or come()):
             request = self.attempt.request
             late = "the call's time was over" if remaining_s() <= 0 else None
             if gap_s is not None and time.monotonic() - started > gap_s:
@@ -119,7 +120,7 @@ class Shared:
                 message = f"{late} while the answer was coming"
                 raise ProviderTimeout(message, model=request.model, provider=request.provider)
             if self._loop is not None and not self._loop.is_running():
-                raise self._unavailable(asyncio.CancelledError())
+                raise self.unavailable(asyncio.CancelledError())
             yield LOOK_S * max(1.0, len(self._readers) / 50)
 
     def ended(self) -> Pauses[None]:
@@ -140,9 +141,32 @@ class Shared:
                 return None
             self._extend(remaining_s())
             self._wanted = True
-            if not (self.pumped or self._pulling):
-                self._start()
+            starts = self._is_to_start()
+        if starts:
+            self._start()
         return reader
+
+    def read_abroad(self, waits: bool) -> None:
+        """Another process waits for the whole answer, or no longer does."""
+        if not waits:
+            if ABROAD in self._readers:
+                self.leave(ABROAD)
+            return
+        with self._lock:
+            if self._closing or self.attempt.done or not self.can_be_read(blocking=False):
+                return
+            self._readers.add(ABROAD)
+            self._wanted = True
+            starts = self._is_to_start()
+        if starts:
+            self._start()
+
+    def _is_to_start(self) -> bool:
+        """Whether it is to be read for all from now on, and this caller sees to it: once, and outside the lock, which
+        the collector may want in the new thread."""
+        starts = self._wanted and not (self.pumped or self._pulling or self.attempt.done)
+        self.pumped = self.pumped or starts
+        return starts
 
     def _extend(self, remaining_s: float) -> None:
         """Read on for as long as any of the readers may wait."""
@@ -151,11 +175,11 @@ class Shared:
             exchange.deadline = max(exchange.deadline, time.monotonic() + remaining_s)
 
     def _start(self) -> None:
-        """Read it for all from now on."""
-        self.pumped = True
         try:
             if self._loop is None:
-                pump = threading.Thread(target=self._context.run, args=(self._pump,), name="llmbridge", daemon=True)
+                pump = threading.Thread(
+                    target=self._context.run, args=(self._pump,), name="llmbridge-stream", daemon=True
+                )
                 pump.start()
             else:
                 self._loop.call_soon_threadsafe(self._start_task)
@@ -214,12 +238,12 @@ class Shared:
             self.error = error
             self.broken = attempt.interrupted(error)
         else:
-            self.error = self._unavailable(error)
+            self.error = self.unavailable(error)
             self.broken = interruption(self.error, attempt.text)
             attempt.leave("failed" if isinstance(error, Exception) else "cancelled", self.broken)
         attempt.ready.extend(unread)
 
-    def _unavailable(self, error: BaseException) -> ProviderError:
+    def unavailable(self, error: BaseException) -> ProviderError:
         why = "the event loop that it was read on has ended" if self._loop is not None else type(error).__name__
         request = self.attempt.request
         return ProviderUnavailable(f"nobody reads it any more: {why}", model=request.model, provider=request.provider)
