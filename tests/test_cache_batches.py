@@ -19,13 +19,13 @@ import llmbridge
 from llmbridge import Bridge, Cache, CallRecord, Embedding, Model
 from llmbridge.cache.store import Store
 from llmbridge.call import flight
-from tests.conftest import Run
+from tests.conftest import ONCE, Run
 from tests.simulator import Fault, Reply, Simulator
 
 
 @pytest.fixture
 def bridge(tmp_path: Path) -> Iterator[Bridge]:
-    made = Bridge(cache=Cache(tmp_path / "cache"), ledger=tmp_path / "ledger.db")
+    made = Bridge(cache=Cache(tmp_path / "cache"), ledger=tmp_path / "ledger.db", fallback=ONCE)
     yield made
     made.ledger.close()
     assert not flight._under_way

@@ -21,7 +21,7 @@ import pytest
 import llmbridge
 from llmbridge import Bridge, Budget, Cache, CallRecord, Model, StreamInterrupted
 from llmbridge.call import flight
-from tests.conftest import VERBS, Run
+from tests.conftest import ONCE, VERBS, Run
 from tests.simulator import Fault, Reply, Simulator
 
 
@@ -35,7 +35,7 @@ HELD = Fault.hang(after_events=4, reply=Reply(pieces=PIECES))  # three pieces, a
 
 @pytest.fixture
 def bridge(tmp_path: Path) -> Iterator[Bridge]:
-    made = Bridge(cache=Cache(tmp_path / "cache"), ledger=tmp_path / "ledger.db", budgets=[CAP])
+    made = Bridge(cache=Cache(tmp_path / "cache"), ledger=tmp_path / "ledger.db", budgets=[CAP], fallback=ONCE)
     yield made
     until(lambda: not flight._under_way or gc.collect() < 0)
     until(lambda: not made.ledger.balance(CAP) or made.ledger.balance(CAP)[0].reserved == 0)

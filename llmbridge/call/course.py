@@ -151,9 +151,9 @@ class Course:
 
     def _drop_smaller(self, ask: Ask) -> None:
         """A request that is too long for one model is so for those whose window is no larger."""
-        window = ask.candidate.window()
+        window = ask.candidate.window
         for each in list(self._upcoming or ()):
-            other = each.candidate.window()
+            other = each.candidate.window
             if window is not None and other is not None and other <= window:
                 self.dropped.append(Dropped(each.candidate.model.model, f"its context window is {other:,} tokens, too"))
                 self._upcoming.remove(each)  # type: ignore[union-attr]

@@ -5,7 +5,6 @@ A Plan is the same, as data for people: what a call would do, without doing any 
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,16 +131,16 @@ def candidates_of(
     turn = endpoints.turn() if len(models) > 1 else 0
     found = []
     for position, model in enumerate(models):
-        asked = request.for_model(model)
         found.append(
             Candidate(
                 model,
-                asked,
-                functools.partial(endpoints.of, model, asked, directory),
+                request.for_model(model),
+                endpoints,
+                directory,
                 position=position,
                 turn=turn,
-                price=functools.partial(_worst_usd, asked),
-                window=functools.partial(provider.context_window, asked),
+                price=_worst_usd,
+                context_window=provider.context_window,
             )
         )
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
-from llmbridge.fallback.endpoint import Endpoint
+from llmbridge.fallback.endpoint import Endpoint, Endpoints
 from llmbridge.request import Model, Request
 
 
@@ -21,7 +22,7 @@ class Candidate:
     Attributes:
         model: as it was given, with its `weight` and `quality`.
         request: the question, as it would be put to it.
-        place: returns what `endpoint` is: where it is asked, and how that went of late.
+        endpoints, directory: where `endpoint` is looked up when it is first needed.
         position: its place in the list that was given, from 0.
         lacks: what this request needs and the model is known not to have, in words.
         is_local: whether it runs on this machine.
@@ -31,13 +32,14 @@ class Candidate:
         turn: how many calls were ordered before this one.
         draw: a random number from 0 to 1, for each candidate another.
         tries: how often this call has asked it.
-        price: returns what `worst_usd` is; looked up only if a strategy asks.
-        window: returns how many tokens of input it takes, or None.
+        price: tells `worst_usd`, which is looked up only if a strategy asks.
+        context_window: tells `window`.
     """
 
     model: Model
     request: Request = field(repr=False)
-    place: Callable[[], Endpoint] = field(repr=False)
+    endpoints: Endpoints = field(repr=False)
+    directory: Path | None = field(default=None, repr=False)
     position: int = 0
     lacks: tuple[str, ...] = ()
     is_local: bool = False
@@ -47,18 +49,23 @@ class Candidate:
     turn: int = 0
     draw: float = 0.0
     tries: int = 0
-    price: Callable[[], float | None] = field(default=lambda: None, repr=False)
-    window: Callable[[], int | None] = field(default=lambda: None, repr=False)
+    price: Callable[[Request], float | None] = field(default=lambda request: None, repr=False)
+    context_window: Callable[[Request], int | None] = field(default=lambda request: None, repr=False)
 
     @cached_property
     def endpoint(self) -> Endpoint:
         """Where it is asked, and how that went of late."""
-        return self.place()
+        return self.endpoints.of(self.model, self.request, self.directory)
 
     @cached_property
     def worst_usd(self) -> float | None:
         """What this request can cost at most there, in US dollars; None if nobody knows."""
-        return self.price()
+        return self.price(self.request)
+
+    @cached_property
+    def window(self) -> int | None:
+        """How many tokens of input it takes; None if nobody knows."""
+        return self.context_window(self.request)
 
 
 Candidates = Sequence[Candidate]
