@@ -19,8 +19,9 @@ from llmbridge.errors import (
 )
 from llmbridge.fallback import Endpoint
 from llmbridge.fallback.breaker import Passage, Verdict
-from llmbridge.fallback.limiter import Counter, Entry, Full, Limiter, enter as enter_limits
+from llmbridge.fallback.limiter import Counter, Entry, Limiter, enter as enter_limits
 from llmbridge.fallback.policy import LONGEST_WAIT_S
+from llmbridge.fallback.slots import Full
 from llmbridge.record import AttemptRecord
 from llmbridge.waiting import Pauses
 

@@ -1,0 +1,85 @@
+"""Bucket: so much of something a minute, as times at which it may be used.
+
+A bucket hands out times, in the order of asking: whoever asks takes its share at once, of what will be there, and is
+told when it may go. So waiting is fair without a queue, and how long it would be is known before it begins, which is
+when another candidate can still be asked instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+
+
+BURST_S = 6.0  # so much of a minute may go at once; then evenly. A whole minute's at once would be two in the first
+
+
+class Bucket:
+    """*per_minute* of something, as times at which it may be used."""
+
+    def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
+        self.per_minute = per_minute
+        self._rate = per_minute / 60
+        self._size = max(1.0, self._rate * BURST_S)
+        self._clock = clock
+        self._level = self._size
+        self._at = clock()
+        self._ahead: deque[float] = deque()  # times that were given out and have not come, in order
+        self._returned: deque[tuple[float, float]] = deque()
+        self._lock = threading.Lock()
+
+    def wait_s(self, amount: float) -> float:
+        """How long *amount* would have to wait now."""
+        with self._lock:
+            self._fill()
+            return self._time(amount) - self._at
+
+    def take(self, amount: float) -> float:
+        """Take *amount*, in turn; returns the clock's time from which it may be used.
+
+        More than fits into the bucket is used when that is full, and leaves a debt.
+        """
+        with self._lock:
+            self._fill()
+            at = self._time(amount)
+            self._level -= amount
+            if at > self._at:
+                self._ahead.append(at)
+            return at
+
+    def give_back(self, amount: float, at: float) -> None:
+        """Return *amount* of what was taken for the time *at*, or take so much more if it is negative.
+
+        Takes no lock: the garbage collector may call it. Who waits already is told no earlier time; who comes next is,
+        though none before theirs.
+        """
+        self._returned.append((amount, at))
+
+    @property
+    def is_full(self) -> bool:
+        return self.wait_s(self._size) <= 0
+
+    def after_fork(self) -> None:
+        """In a child: another thread of the parent may have had the lock."""
+        self._lock = threading.Lock()
+
+    def _time(self, amount: float) -> float:
+        at = self._at + max(0.0, (min(amount, self._size) - self._level) / self._rate)
+        return max(at, self._ahead[-1]) if self._ahead else at
+
+    def _fill(self) -> None:
+        now = max(self._clock(), self._at)
+        self._level += (now - self._at) * self._rate
+        self._at = now
+        while self._returned:
+            amount, at = self._returned.popleft()
+            self._level += amount
+            with contextlib.suppress(ValueError):
+                self._ahead.remove(at)
+        while self._ahead and self._ahead[0] <= now:
+            self._ahead.popleft()
+        # no more than fits, at the time of the last one who waits: else it would go at once, after all of theirs
+        waiting_s = self._ahead[-1] - now if self._ahead else 0.0
+        self._level = min(self._level, self._size - waiting_s * self._rate)
