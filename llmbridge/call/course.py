@@ -53,6 +53,9 @@ class Course:
         Raises ValueError if none of them can serve the request.
         """
         if self._upcoming is None:
+            turn = self._candidates[0].count()
+            for each in self._candidates:
+                each.turn = turn
             kept, self.dropped = ordered(self._candidates, self.policy, self._draw)
             self._upcoming = deque(Ask(each, each.request, each.request, "fallback") for each in kept)
             if self._upcoming:

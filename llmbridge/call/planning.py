@@ -129,7 +129,7 @@ def candidates_of(
     request: Request, models: Sequence[Model], endpoints: Endpoints, directory: Path | None
 ) -> list[Candidate]:
     """What may be asked, in the order given, with what is cheap to know of it."""
-    turn = endpoints.turn() if len(models) > 1 else 0
+    turns = endpoints.turns(models)
     found = []
     for position, model in enumerate(models):
         asked = request.for_model(model)
@@ -139,7 +139,8 @@ def candidates_of(
                 asked,
                 functools.partial(endpoints.of, model, asked, directory),
                 position=position,
-                turn=turn,
+                turn=turns.made,
+                count=turns.next,
                 price=functools.partial(_worst_usd, asked),
                 window=functools.partial(provider.context_window, asked),
             )

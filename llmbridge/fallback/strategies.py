@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,9 +29,10 @@ class Candidate:
         latency_s: the moving average of its answers (of a stream: to its first content); None: not known.
         measured_s: how long ago that was last measured; None: never.
         under_way: how many of this process's calls are asking it now.
-        turn: how many calls were ordered before this one.
+        turn: how many calls with this list of models were ordered before this one.
         draw: a random number from 0 to 1, for each candidate another.
         tries: how often this call has asked it.
+        count: counts the call, and returns what `turn` is; a plan does not call it.
         price: returns what `worst_usd` is; looked up only if a strategy asks.
         window: returns how many tokens of input it takes, or None.
     """
@@ -47,6 +49,7 @@ class Candidate:
     turn: int = 0
     draw: float = 0.0
     tries: int = 0
+    count: Callable[[], int] = field(default=lambda: 0, repr=False)
     price: Callable[[], float | None] = field(default=lambda: None, repr=False)
     window: Callable[[], int | None] = field(default=lambda: None, repr=False)
 
@@ -80,11 +83,9 @@ def weighted(candidates: Candidates) -> list[Candidate]:
     """By lot, in proportion to `Model.weight`; one of weight 0 comes last.
 
     A draw to the power of 1/weight, highest first (Efraimidis and Spirakis, 2006), is the same as drawing without
-    replacement.
+    replacement; by its logarithm, since a draw to the power of 1,000 is 0 half the time.
     """
-    return sorted(
-        candidates, key=lambda each: each.draw ** (1 / each.model.weight) if each.model.weight else -1.0, reverse=True
-    )
+    return sorted(candidates, key=_lot, reverse=True)
 
 
 def least_cost(candidates: Candidates) -> list[Candidate]:
@@ -143,6 +144,11 @@ STRATEGIES: dict[str, Strategy] = {
         capability,
     )
 }  # fmt: skip
+
+
+def _lot(candidate: Candidate) -> tuple[bool, float]:
+    weight = candidate.model.weight
+    return (weight > 0, math.log(candidate.draw) / weight if weight > 0 and candidate.draw > 0 else -math.inf)
 
 
 def _known_first(value: float | None) -> tuple[bool, float]:
