@@ -7,9 +7,8 @@ when another candidate can still be asked instead.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 
@@ -26,7 +25,7 @@ class Bucket:
         self._clock = clock
         self._level = self._size
         self._at = clock()
-        self._ahead: deque[float] = deque()  # times that were given out and have not come, in order
+        self._ahead: deque[tuple[float, float]] = deque()  # what was given out for times that have not come, in order
         self._returned: deque[tuple[float, float]] = deque()
         self._lock = threading.Lock()
 
@@ -46,7 +45,7 @@ class Bucket:
             at = self._time(amount)
             self._level -= amount
             if at > self._at:
-                self._ahead.append(at)
+                self._ahead.append((at, amount))
             return at
 
     def give_back(self, amount: float, at: float) -> None:
@@ -55,7 +54,7 @@ class Bucket:
         Takes no lock: the garbage collector may call it. Who waits already is told no earlier time; who comes next is,
         though none before theirs.
         """
-        self._returned.append((amount, at))
+        self._returned.append((at, amount))
 
     @property
     def is_full(self) -> bool:
@@ -67,19 +66,35 @@ class Bucket:
 
     def _time(self, amount: float) -> float:
         at = self._at + max(0.0, (min(amount, self._size) - self._level) / self._rate)
-        return max(at, self._ahead[-1]) if self._ahead else at
+        return max(at, self._ahead[-1][0]) if self._ahead else at
 
     def _fill(self) -> None:
         now = max(self._clock(), self._at)
         self._level += (now - self._at) * self._rate
         self._at = now
-        while self._returned:
-            amount, at = self._returned.popleft()
-            self._level += amount
-            with contextlib.suppress(ValueError):
-                self._ahead.remove(at)
-        while self._ahead and self._ahead[0] <= now:
+        while self._ahead and self._ahead[0][0] <= now:
             self._ahead.popleft()
-        # no more than fits, at the time of the last one who waits: else it would go at once, after all of theirs
-        waiting_s = self._ahead[-1] - now if self._ahead else 0.0
-        self._level = min(self._level, self._size - waiting_s * self._rate)
+        if self._returned:
+            self._take_back()
+        if not self._ahead:
+            self._level = min(self._level, self._size)
+
+    def _take_back(self) -> None:
+        returned = Counter(self._returned.popleft() for _ in range(len(self._returned)))
+        self._level += sum(amount * count for (_, amount), count in returned.items())
+        waiting, self._ahead = self._ahead, deque()
+        for each in waiting:
+            if returned[each] > 0:
+                returned[each] -= 1
+            else:
+                self._ahead.append(each)
+        self._spill()
+
+    def _spill(self) -> None:
+        """What does not fit into the bucket until those who wait use it is lost: who comes next would have it besides
+        theirs, all at once."""
+        at, level = self._at, self._level + sum(amount for _, amount in self._ahead)
+        for next_at, amount in self._ahead:
+            level = min(level + (next_at - at) * self._rate, self._size) - amount
+            at = next_at
+        self._level = level - (at - self._at) * self._rate
