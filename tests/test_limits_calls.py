@@ -125,6 +125,20 @@ def test_embeddings_are_limited_too(verb: str, run: Run, sim: Simulator, pauses:
     assert len(sim.requests) == 1
 
 
+@pytest.mark.parametrize("inputs", [["fish " * 200], [list(range(250))]], ids=["text", "token-ids"])
+def test_an_embedding_takes_the_tokens_of_its_inputs_alone(sim: Simulator, pauses: Pauses, inputs: Any) -> None:
+    base = sim.api_base("openai")
+    small = Model("openai/text-embedding-3-small", api_base=base, api_key="sk-test-key", tpm=400)
+    bridge = default.default()
+    sim.script(Reply(input_tokens=250, output_tokens=0))
+    bridge.embed(inputs, model=small)
+
+    with pytest.raises(RateLimited) as caught:
+        bridge.embed(inputs, model=small, deadline_s=5)
+
+    assert caught.value.retry_after_s == pytest.approx((40 + 210) / 400 * 60, abs=8)
+
+
 def test_what_was_refused_by_a_budget_takes_nothing_of_the_limit(sim: Simulator, pauses: Pauses) -> None:
     limited, bridge = at(sim, "openai", rpm=1, concurrency=1), default.default()
     for _ in range(3):

@@ -116,7 +116,8 @@ def _limits(ask: Ask, terms: Terms, patience_s: float) -> Pauses[Entry | None]:
 def _tokens(ask: Ask, counters: Sequence[Counter]) -> int:
     if all(counter.tokens is None for counter in counters):
         return 0
-    return provider.estimated_tokens(ask.request) + (provider.output_cap(ask.request) or ANSWER_TOKENS)
+    asked = provider.estimated_tokens(ask.request)
+    return asked if ask.request.verb == "embeddings" else asked + (provider.output_cap(ask.request) or ANSWER_TOKENS)
 
 
 def _open(ask: Ask) -> Closed:
