@@ -16,7 +16,11 @@ BURST_S = 6.0  # so much of a minute may go at once; then evenly. A whole minute
 
 
 class Bucket:
-    """*per_minute* of something, as times at which it may be used."""
+    """*per_minute* of something, as times at which it may be used.
+
+    In every window of T seconds no more is handed out than a burst and T seconds' worth, and what is given back in it of
+    what was used less than taken.
+    """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
         self.per_minute = per_minute
@@ -51,8 +55,9 @@ class Bucket:
     def give_back(self, amount: float, at: float) -> None:
         """Return *amount* of what was taken for the time *at*, or take so much more if it is negative.
 
-        Takes no lock: the garbage collector may call it. Who waits already is told no earlier time; who comes next is,
-        though none before theirs.
+        What was not used after all counts as not used from now on: for as long as nobody knew, the bucket filled less
+        than it could have. Who waits already is told no earlier time; who comes next is, though none before theirs.
+        Takes no lock: the garbage collector may call it.
         """
         self._returned.append((at, amount))
 
