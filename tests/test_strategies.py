@@ -136,15 +136,18 @@ def test_weight_0_comes_last(weights: list[float], lots: random.Random) -> None:
 
 @few
 @given(some)
-def test_least_latency_asks_the_unmeasured_first_then_the_quickest(candidates: list[Candidate]) -> None:
+def test_least_latency_asks_the_unknown_first_then_the_quickest_and_last_who_only_ever_failed(
+    candidates: list[Candidate],
+) -> None:
     for each in candidates:
         each.draw = EXPLORE
 
-    chosen = STRATEGIES["least_latency"](candidates)
+    def rank(each: Candidate) -> tuple[int, float, int]:
+        if each.latency_s is not None:
+            return (1, each.latency_s, each.position)
+        return (0 if each.measured_s is None else 2, 0.0, each.position)
 
-    assert positions(chosen) == positions(
-        sorted(candidates, key=lambda each: (each.latency_s is not None, each.latency_s or 0.0, each.position))
-    )
+    assert positions(STRATEGIES["least_latency"](candidates)) == positions(sorted(candidates, key=rank))
 
 
 def test_now_and_then_least_latency_asks_who_was_measured_longest_ago() -> None:
@@ -241,6 +244,18 @@ def test_least_latency_learns_from_the_answers(sim: Simulator, three: list[Model
     assert {asked(fresh_default, policy), asked(fresh_default, policy)} == {"openai", "anthropic"}
 
     assert [asked(fresh_default, policy) for _ in range(20)].count("anthropic") >= 14
+
+
+def test_who_only_ever_failed_is_not_asked_first_by_every_call(
+    sim: Simulator, three: list[Model], fresh_default: Bridge
+) -> None:
+    away = Model("openai/gpt-4o", api_base="http://127.0.0.1:9/v1", api_key="sk-test-key")
+    policy = Fallback([away, three[0]], strategy="least_latency", retries=0, breaker=False)
+
+    attempts = [len(fresh_default.complete(FISH, model=policy).attempts) for _ in range(10)]
+
+    assert attempts[0] == 2
+    assert sum(attempts) <= 15  # 11, and one more for each time that it is tried again, 1 in 20
 
 
 # The caller's own

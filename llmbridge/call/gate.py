@@ -71,6 +71,8 @@ class Entrance:
             self._entry.leave(used=used, sent=record.sent, throttled=throttled, well=answered)
         if throttled and error is not None and error.retry_after_s:
             endpoint.pause(min(error.retry_after_s, LONGEST_WAIT_S))
+        if error is not None:
+            endpoint.failed_at = endpoint.clock()
         if answered:
             latency = endpoint.whole if record.first_chunk_s is None else endpoint.first
             latency.add(record.duration_s if record.first_chunk_s is None else record.first_chunk_s, endpoint.clock())

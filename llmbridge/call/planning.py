@@ -209,8 +209,8 @@ def _learn(candidates: list[Candidate], draw: Callable[[], float]) -> None:
         each.is_local = provider.is_local(each.request)
         each.under_way = endpoint.under_way
         each.latency_s = endpoint.whole.average_s if endpoint.whole.average_s is not None else endpoint.first.average_s
-        measured = max(endpoint.whole.measured_at, endpoint.first.measured_at)
-        each.measured_s = endpoint.clock() - measured if each.latency_s is not None else None
+        measured_at = endpoint.measured_at()
+        each.measured_s = None if measured_at is None else endpoint.clock() - measured_at
         each.lacks = provider.lacks(each.request, wanted) if looks else ()
 
 

@@ -18,8 +18,8 @@ BURST_S = 6.0  # so much of a minute may go at once; then evenly. A whole minute
 class Bucket:
     """*per_minute* of something, as times at which it may be used.
 
-    In every window of T seconds no more is handed out than a burst and T seconds' worth, and what is given back in it of
-    what was used less than taken.
+    In every window of T seconds no more is handed out than a burst, T seconds' worth, and what is given back in it of
+    takings that were not used up.
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:

@@ -55,6 +55,7 @@ class Endpoint:
         breaker, retries, limiter: see there; the limiter is of the Model's own rpm, tpm and concurrency.
         whole, first: how long whole answers took, and a stream's first content.
         paused_until: the clock's time before which a 429 asked to be left alone.
+        failed_at: the clock's time of its last failure; None: none yet.
     """
 
     def __init__(self, model: Model, path: Path | None, clock: Callable[[], float]) -> None:
@@ -64,6 +65,7 @@ class Endpoint:
         self.limiter = Limiter(Limit(*limits), clock) if any(limits) else None
         self.whole, self.first = Latency(), Latency()
         self.paused_until = 0.0
+        self.failed_at: float | None = None
         self.clock = clock
         self._asking: dict[object, None] = {}
 
@@ -90,6 +92,12 @@ class Endpoint:
         """In a child: the calls that are under way are the parent's."""
         self.retries.after_fork()
         self._asking.clear()
+
+    def measured_at(self) -> float | None:
+        """The clock's time at which was last seen how it is: of an answer or, before there is one, of a failure."""
+        if self.whole.average_s is None and self.first.average_s is None:
+            return self.failed_at
+        return max(self.whole.measured_at, self.first.measured_at)
 
     def pause(self, seconds: float) -> None:
         """Somebody was told to come back after so many *seconds*."""

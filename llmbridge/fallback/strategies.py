@@ -27,7 +27,7 @@ class Candidate:
         lacks: what this request needs and the model is known not to have, in words.
         is_local: whether it runs on this machine.
         latency_s: the moving average of its answers (of a stream: to its first content); None: not known.
-        measured_s: how long ago that was last measured; None: never.
+        measured_s: how long ago that was last measured or, if it never answered, it last failed; None: never.
         under_way: how many of this process's calls are asking it now.
         turn: how many calls with this list of models were ordered before this one.
         draw: a random number from 0 to 1, for each candidate another.
@@ -94,8 +94,9 @@ def least_cost(candidates: Candidates) -> list[Candidate]:
 
 
 def least_latency(candidates: Candidates) -> list[Candidate]:
-    """By the moving average of their answers; those never measured first, and now and then one measured long ago."""
-    ordered = sorted(candidates, key=lambda each: -1.0 if each.latency_s is None else each.latency_s)
+    """By the moving average of their answers: first those never asked, last those that only ever failed; and now and
+    then, before them, one of which was heard long ago."""
+    ordered = sorted(candidates, key=_latency)
     if ordered[0].draw < EXPLORE:
         stale = max(ordered, key=lambda each: each.measured_s or 0.0)
         return [stale, *(each for each in ordered if each is not stale)]
@@ -149,6 +150,12 @@ STRATEGIES: dict[str, Strategy] = {
 def _lot(candidate: Candidate) -> tuple[bool, float]:
     weight = candidate.model.weight
     return (weight > 0, math.log(candidate.draw) / weight if weight > 0 and candidate.draw > 0 else -math.inf)
+
+
+def _latency(candidate: Candidate) -> float:
+    if candidate.latency_s is not None:
+        return candidate.latency_s
+    return -1.0 if candidate.measured_s is None else math.inf
 
 
 def _known_first(value: float | None) -> tuple[bool, float]:
