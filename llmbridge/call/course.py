@@ -109,7 +109,7 @@ class Course:
             repaired = ask.request.repaired(error.output, str(error))
             upcoming.appendleft(Ask(ask.candidate, repaired, ask.question, "repair"))
         elif step.does == "stop":
-            self.stopped = not self.policy.goes_on(error)
+            self.stopped = step.final
             upcoming.clear()
         return step.does
 

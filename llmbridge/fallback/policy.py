@@ -37,10 +37,12 @@ KINDS: dict[str, tuple[bool, bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do after a failure: *pause_s* before the same model is asked again."""
+    """What to do after a failure: *pause_s* before the same model is asked again. *final*: it is stopped because
+    nobody would do better, and not because nobody is left."""
 
     does: Does
     pause_s: float = 0.0
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,9 @@ class Fallback:
     def after(self, error: ProviderError, now: Situation) -> Step:
         """What to do after *error*. Pure, but for the retry that it may take from the budget."""
         again, another = self._table(error)
-        if not (again or another) or now.made >= now.most or now.remaining_s <= 0:
+        if not (again or another):
+            return Step("stop", final=True)
+        if now.made >= now.most or now.remaining_s <= 0:
             return Step("stop")
         if isinstance(error, InvalidOutput) and error.repairable and not now.repaired:
             return Step("repair")
@@ -157,10 +161,6 @@ class Fallback:
             if pause_s <= longest_s and (now.others or pause_s <= enough_s) and now.spend_retry():
                 return Step("retry" if pause_s <= enough_s else "later", pause_s)
         return Step("next" if another and now.others else "stop")
-
-    def goes_on(self, error: ProviderError) -> bool:
-        """Whether *error* is one after which somebody else may be asked."""
-        return any(self._table(error))
 
     def _table(self, error: ProviderError) -> tuple[bool, bool]:
         again, another = KINDS[error.kind]
