@@ -25,6 +25,7 @@ from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
+from llmbridge.money import checked_nanousd, usd
 from llmbridge.params import CACHE, EmbedParams, Params
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
@@ -290,7 +291,7 @@ class Bridge:
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
         policy, models = self._policy(asked, model)
-        limit = [] if policy.max_usd is None else [f"${policy.max_usd}/call"]
+        limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
         given = [*budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
         budgets = distinct([*self._budgets, *given]) if given else self._budgets
         tags = request.check_tags({**current(), **(tags or {})})

@@ -52,6 +52,9 @@ class Course:
         Raises ValueError if none of them can serve the request.
         """
         if self._upcoming is None:
+            turn = self._candidates[0].count()
+            for each in self._candidates:
+                each.turn = turn
             kept, self.dropped = ordered(self._candidates, self.policy, self._draw)
             self._upcoming = deque(Ask(each, each.request, each.request, "fallback") for each in kept)
             if self._upcoming:
@@ -109,7 +112,7 @@ class Course:
             repaired = ask.request.repaired(error.output, str(error))
             upcoming.appendleft(Ask(ask.candidate, repaired, ask.question, "repair"))
         elif step.does == "stop":
-            self.stopped = not self.policy.goes_on(error)
+            self.stopped = step.final
             upcoming.clear()
         return step
 

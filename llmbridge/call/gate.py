@@ -19,8 +19,9 @@ from llmbridge.errors import (
 )
 from llmbridge.fallback import Endpoint
 from llmbridge.fallback.breaker import Passage, Verdict
-from llmbridge.fallback.limiter import Counter, Entry, Full, Limiter, enter as enter_limits
+from llmbridge.fallback.limiter import Counter, Entry, Limiter, enter as enter_limits
 from llmbridge.fallback.policy import LONGEST_WAIT_S
+from llmbridge.fallback.slots import Full
 from llmbridge.record import AttemptRecord
 from llmbridge.waiting import Pauses
 
@@ -82,6 +83,8 @@ class Entrance:
         pause_s = error.retry_after_s if throttled and error else provider.exhausted_s(headers) if headers else None
         if pause_s:
             endpoint.pause(min(pause_s, LONGEST_WAIT_S))
+        if error is not None:
+            endpoint.failed_at = endpoint.clock()
         if answered:
             latency = endpoint.whole if record.first_chunk_s is None else endpoint.first
             latency.add(record.duration_s if record.first_chunk_s is None else record.first_chunk_s, endpoint.clock())
@@ -127,7 +130,8 @@ def _limits(ask: Ask, terms: Terms, patience_s: float) -> Pauses[Entry | None]:
 def _tokens(ask: Ask, counters: Sequence[Counter]) -> int:
     if all(counter.tokens is None for counter in counters):
         return 0
-    return provider.estimated_tokens(ask.request) + (provider.output_cap(ask.request) or ANSWER_TOKENS)
+    asked = provider.estimated_tokens(ask.request)
+    return asked if ask.request.verb == "embeddings" else asked + (provider.output_cap(ask.request) or ANSWER_TOKENS)
 
 
 def _open(ask: Ask) -> Closed:

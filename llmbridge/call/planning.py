@@ -128,7 +128,7 @@ def candidates_of(
     request: Request, models: Sequence[Model], endpoints: Endpoints, directory: Path | None
 ) -> list[Candidate]:
     """What may be asked, in the order given, with what is cheap to know of it."""
-    turn = endpoints.turn() if len(models) > 1 else 0
+    turns = endpoints.turns(models)
     found = []
     for position, model in enumerate(models):
         found.append(
@@ -138,7 +138,8 @@ def candidates_of(
                 endpoints,
                 directory,
                 position=position,
-                turn=turn,
+                turn=turns.made,
+                count=turns.next,
                 price=_worst_usd,
                 context_window=provider.context_window,
             )
@@ -207,8 +208,8 @@ def _learn(candidates: list[Candidate], draw: Callable[[], float]) -> None:
         each.is_local = provider.is_local(each.request)
         each.under_way = endpoint.under_way
         each.latency_s = endpoint.whole.average_s if endpoint.whole.average_s is not None else endpoint.first.average_s
-        measured = max(endpoint.whole.measured_at, endpoint.first.measured_at)
-        each.measured_s = endpoint.clock() - measured if each.latency_s is not None else None
+        measured_at = endpoint.measured_at()
+        each.measured_s = None if measured_at is None else endpoint.clock() - measured_at
         each.lacks = provider.lacks(each.request, wanted) if looks else ()
 
 

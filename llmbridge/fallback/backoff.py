@@ -18,7 +18,7 @@ def backoff_s(first_s: float, tries: int, draw: float, *, throttled: bool = Fals
     *draw* is a random number from 0 to 1. After a 429 at least half of it: full jitter alone spends all retries within
     seconds of a limit by the minute.
     """
-    most_s: float = min(first_s * 2 ** (tries - 1), LONGEST_S)
+    most_s: float = min(first_s * 2 ** min(tries - 1, 64), LONGEST_S)
     return most_s * (0.5 + draw / 2 if throttled else draw)
 
 
@@ -39,6 +39,10 @@ class RetryBudget:
         """Count a request that is no retry."""
         with self._lock:
             self._tokens = min(self._tokens + RETRY_SHARE, RETRY_RESERVE)
+
+    def after_fork(self) -> None:
+        """In a child: another thread of the parent may have had the lock."""
+        self._lock = threading.Lock()
 
     def spend(self) -> bool:
         """Take one retry; False if there is none."""

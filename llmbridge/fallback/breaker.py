@@ -19,14 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from llmbridge.fallback.opening import Opening, key_of, shared_at
+from llmbridge.fallback.opening import LONGEST_OPEN_S, Opening, key_of, shared_at
 
 
 WINDOW_S = 60.0
 FEWEST = 5
 RATE = 0.5
 OPEN_S, DEAD_KEY_S = 5.0, 30.0
-LONGEST_OPEN_S = 300.0
 Verdict = Literal["well", "sick", "dead key", "unknown"]
 
 
@@ -44,27 +43,33 @@ class Breaker:
 
         In the half-open state that depends on whether somebody probes; enter() decides.
         """
-        opening = self._shared.read()
-        if opening is None or opening.is_of_another_key:
-            return None
-        if opening.left_s(self._clock()) <= 0 and not self._shared.is_probed():
+        opening = self._current()
+        if opening is None or (opening.left_s(self._clock()) <= 0 and not self._shared.is_probed()):
             return None
         return opening
 
     def enter(self) -> Passage | None:
         """Let a call through, or not. Its end is told to the Passage, once."""
-        opening = self._shared.read()
-        if opening is None or opening.is_of_another_key:
+        opening = self._current()
+        if opening is None:
             return Passage(self)
-        if opening.left_s(self._clock()) > 0 or not self._shared.probe():
+        if opening.left_s(self._clock()) > 0:
             return None
-        return Passage(self, opening)
+        probe = Passage(self, opening)  # first: what it holds is given back, whatever interrupts the next lines
+        if not self._shared.probe():
+            probe.void()
+            return None
+        latest = self._current()  # another probe may have ended since
+        if latest == opening:
+            return probe
+        probe.end("unknown")
+        return Passage(self) if latest is None else None
 
     def told(self, verdict: Verdict, why: str, before: Opening | None) -> None:
         """What became of a call that went through; as the probe of *before*, if that is given."""
         try:
             if verdict == "dead key":
-                self._open("dead key", why, before)
+                self._dead(why, before)
             elif verdict == "sick" and before is not None:
                 self._open("sick upstream", f"it was asked again, and failed: {why}", before)
             elif verdict == "sick":
@@ -77,8 +82,17 @@ class Breaker:
             if before is not None:
                 self._shared.end_probe()
 
+    def _current(self) -> Opening | None:
+        opening = self._shared.read()
+        return None if opening is None or opening.is_of_another_key else opening
+
+    def _dead(self, why: str, before: Opening | None) -> None:
+        now = self._current()
+        if before is not None or now is None or now.kind != "dead key":
+            self._open("dead key", why, before)  # else it was sent before the opening
+
     def _sick(self, why: str) -> None:
-        if self._shared.read() is not None:
+        if self._current() is not None:
             return  # it was sent before the opening
         now = self._clock()
         self._outcomes.append((now, False))
@@ -109,8 +123,15 @@ class Passage:
     def is_probe(self) -> bool:
         return self._half_open is not None
 
+    def void(self) -> None:
+        """It was not let through: nothing is to be told."""
+        self._done = True
+
     def end(self, verdict: Verdict, why: str = "") -> None:
         """Tell what became of it; only the first time counts. "unknown" (cancelled, left) changes nothing."""
         if not self._done:
             self._done = True
             self._breaker.told(verdict, why, self._half_open)
+
+    def __del__(self) -> None:
+        self.end("unknown")

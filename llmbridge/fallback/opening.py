@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import threading
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +19,9 @@ try:
     import fcntl
 except ImportError:  # Windows: each process probes for itself
     fcntl = None  # type: ignore[assignment]
+
+
+LONGEST_OPEN_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +75,26 @@ class Shared:
     def read(self) -> Opening | None:
         """The opening, or None for closed; also if the file cannot be read: a breaker breaks no call."""
         if self._path is not None:
-            try:
-                about = os.stat(self._path)  # noqa: PTH116 (a Path costs as much as the look)
-            except OSError:
+            seen = _look(self._path)
+            if seen is None:
                 return self._opening if self._seen is None else None
-            seen = (about.st_mtime_ns, about.st_size, about.st_ino)
             if seen != self._seen:
-                self._opening, self._seen = self._parsed(), seen
+                with self._lock:
+                    self._opening, self._seen = self._parsed(), seen
         return self._opening
 
     def write(self, opening: Opening | None) -> None:
-        """Say to all that it is open, or closed."""
-        self._opening = opening
-        if self._path is None:
-            return
-        with contextlib.suppress(OSError):
-            file = self._opened()
+        """Say to all that it is open, or closed; if the file cannot be written, to this process."""
+        with self._lock:
+            self._opening = opening
+            if self._path is None:
+                return
             text = b"" if opening is None else json.dumps(asdict(opening)).encode()
-            os.pwrite(file, text, 0)  # in place: the lock is on this very file
-            os.ftruncate(file, len(text))
-            about = os.fstat(file)
-            self._seen = (about.st_mtime_ns, about.st_size, about.st_ino)
+            with contextlib.suppress(OSError):
+                file = self._opened()
+                os.pwrite(file, text, 0)  # in place: the lock is on this very file
+                os.ftruncate(file, len(text))
+            self._seen = _look(self._path)
 
     def is_probed(self) -> bool:
         """Whether this process probes."""
@@ -125,15 +129,17 @@ class Shared:
     def _parsed(self) -> Opening | None:
         try:
             # by the one descriptor: closing another one of the same file would give the lock away
-            said = json.loads(os.pread(self._opened(), 4096, 0) or b"null")
-            opening = None if said is None else Opening(**said)
-            if opening is not None:
-                opening.left_s(opening.for_s * 1.0)
-            return opening
-        except (OSError, ValueError, TypeError):
+            return _read(os.pread(self._opened(), 4096, 0))
+        except OSError:
             return None
 
+    def __del__(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+
     def _opened(self) -> int:
+        """The file. Only under the lock: another thread may close it, and its number be another file's at once."""
         assert self._path is not None
         if self._file is not None and not self.is_probed() and not _is_at(self._file, self._path):
             os.close(self._file)
@@ -144,6 +150,31 @@ class Shared:
         return self._file
 
 
+def _read(text: bytes) -> Opening | None:
+    """What a file says; None also for what was never written by us, and would keep a breaker open or break it."""
+    try:
+        opening = Opening(**json.loads(text or b"null"))
+        numbers = (opening.at_s, opening.for_s, opening.times)
+        sound = (
+            all(type(each) in (int, float) and math.isfinite(each) for each in numbers)
+            and 0 < opening.for_s <= LONGEST_OPEN_S
+            and opening.times >= 1
+            and all(isinstance(each, str) for each in (opening.kind, opening.why, opening.key))
+        )
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
+        return None
+    return opening if sound else None
+
+
+def _look(path: str) -> tuple[int, int, int] | None:
+    """What changes with the content of the file; None if there is none."""
+    try:
+        about = os.stat(path)  # noqa: PTH116 (a Path costs as much as the look)
+    except OSError:
+        return None
+    return (about.st_mtime_ns, about.st_size, about.st_ino)
+
+
 def _is_at(file: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(file), Path(path).stat())
@@ -152,7 +183,7 @@ def _is_at(file: int, path: str) -> bool:
 
 
 # One a path: a process that closes any descriptor of a file loses its lock on it.
-_known: dict[Path, Shared] = {}
+_known: weakref.WeakValueDictionary[Path, Shared] = weakref.WeakValueDictionary()
 _knowing = threading.Lock()
 
 
@@ -161,13 +192,16 @@ def shared_at(path: Path | None) -> Shared:
     if path is None:
         return Shared(None)
     with _knowing:
-        return _known.setdefault(path, Shared(path))
+        shared = _known.get(path)
+        if shared is None:
+            _known[path] = shared = Shared(path)
+        return shared
 
 
 def _after_fork() -> None:
     global _knowing
     _knowing = threading.Lock()
-    for shared in _known.values():
+    for shared in list(_known.values()):
         shared.after_fork()
 
 

@@ -37,10 +37,12 @@ KINDS: dict[str, tuple[bool, bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do after a failure: *pause_s* before the same model is asked again."""
+    """What to do after a failure: *pause_s* before the same model is asked again. *final*: it is stopped because
+    nobody would do better, and not because nobody is left."""
 
     does: Does
     pause_s: float = 0.0
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ class Fallback:
         deadline_s: the bound on the whole call in seconds; None: the call's, or the Bridge's.
         max_usd: the bound on what all attempts together may cost, in US dollars; None: none but the budgets.
         backoff_s: the first pause before the same model is asked again is up to so many seconds; it doubles each time
-            (with full jitter, as in AWS's "Exponential Backoff and Jitter"). A provider's own word (Retry-After) goes
-            before it.
+            (with full jitter, as in AWS's "Exponential Backoff and Jitter"), up to 20 s. A provider's own word
+            (Retry-After) goes before it.
         patience_s: how long to wait for one model, in seconds, while another one could be asked instead.
         on: after which failures to go on: kinds ("throttled", "refused", ...), or a function that takes the error and
             returns whether. None: after those of the table in this module.
@@ -137,11 +139,7 @@ class Fallback:
             check_seconds("hedge_after_s", self.hedge_after_s)
         if self.max_usd is not None:
             checked_nanousd(self.max_usd)
-        if isinstance(self.on, str):
-            raise TypeError(f"on is a list of kinds, such as ({self.on!r},), or a function")
-        for kind in () if self.on is None or callable(self.on) else self.on:
-            if kind not in KINDS:
-                raise ValueError(f"on names kinds of failure: {', '.join(KINDS)}; not {kind!r}")
+        object.__setattr__(self, "on", _checked_kinds(self.on))
 
     def most(self, candidates: int) -> int:
         """How many attempts a call with so many candidates may make."""
@@ -150,7 +148,9 @@ class Fallback:
     def after(self, error: ProviderError, now: Situation) -> Step:
         """What to do after *error*. Pure, but for the retry that it may take from the budget."""
         again, another = self._table(error)
-        if not (again or another) or now.made >= now.most or now.remaining_s <= 0:
+        if not (again or another):
+            return Step("stop", final=True)
+        if now.made >= now.most or now.remaining_s <= 0:
             return Step("stop")
         if isinstance(error, InvalidOutput) and error.repairable and not now.repaired:
             return Step("repair")
@@ -163,10 +163,6 @@ class Fallback:
                 return Step("retry" if pause_s <= enough_s else "later", pause_s)
         return Step("next" if another and now.others else "stop")
 
-    def goes_on(self, error: ProviderError) -> bool:
-        """Whether *error* is one after which somebody else may be asked."""
-        return any(self._table(error))
-
     def _table(self, error: ProviderError) -> tuple[bool, bool]:
         again, another = KINDS[error.kind]
         if self.on is None:
@@ -175,10 +171,23 @@ class Fallback:
         return (again, True) if wanted else (False, False)
 
     def _pause_s(self, error: ProviderError, now: Situation) -> float:
-        if error.retry_after_s is not None:
+        word_s = error.retry_after_s
+        if word_s:  # 0 says nothing: the provider has just refused
             # a little later than it says: everybody else comes back at that very moment
-            return error.retry_after_s + now.draw * min(0.1 * error.retry_after_s, 1.0)
+            return max(word_s, min(word_s + now.draw * min(0.1 * word_s, 1.0), LONGEST_WAIT_S))
         return backoff_s(self.backoff_s, now.here, now.draw, throttled=error.kind == "throttled")
+
+
+def _checked_kinds(on: Any) -> tuple[str, ...] | Callable[[ProviderError], bool] | None:
+    if on is None or callable(on):
+        return on  # type: ignore[no-any-return]
+    if isinstance(on, str):
+        raise TypeError(f"on is a list of kinds, such as ({on!r},), or a function")
+    kinds = tuple(on)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"on names kinds of failure: {', '.join(KINDS)}; not {kind!r}")
+    return kinds
 
 
 def _check_counts(policy: Fallback) -> None:

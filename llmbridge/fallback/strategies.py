@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,11 +28,12 @@ class Candidate:
         lacks: what this request needs and the model is known not to have, in words.
         is_local: whether it runs on this machine.
         latency_s: the moving average of its answers (of a stream: to its first content); None: not known.
-        measured_s: how long ago that was last measured; None: never.
+        measured_s: how long ago that was last measured or, if it never answered, it last failed; None: never.
         under_way: how many of this process's calls are asking it now.
-        turn: how many calls were ordered before this one.
+        turn: how many calls with this list of models were ordered before this one.
         draw: a random number from 0 to 1, for each candidate another.
         tries: how often this call has asked it.
+        count: counts the call, and returns what `turn` is; a plan does not call it.
         price: tells `worst_usd`, which is looked up only if a strategy asks.
         context_window: tells `window`.
     """
@@ -49,6 +51,7 @@ class Candidate:
     turn: int = 0
     draw: float = 0.0
     tries: int = 0
+    count: Callable[[], int] = field(default=lambda: 0, repr=False)
     price: Callable[[Request], float | None] = field(default=lambda request: None, repr=False)
     context_window: Callable[[Request], int | None] = field(default=lambda request: None, repr=False)
 
@@ -87,11 +90,9 @@ def weighted(candidates: Candidates) -> list[Candidate]:
     """By lot, in proportion to `Model.weight`; one of weight 0 comes last.
 
     A draw to the power of 1/weight, highest first (Efraimidis and Spirakis, 2006), is the same as drawing without
-    replacement.
+    replacement; by its logarithm, since a draw to the power of 1,000 is 0 half the time.
     """
-    return sorted(
-        candidates, key=lambda each: each.draw ** (1 / each.model.weight) if each.model.weight else -1.0, reverse=True
-    )
+    return sorted(candidates, key=_lot, reverse=True)
 
 
 def least_cost(candidates: Candidates) -> list[Candidate]:
@@ -100,8 +101,9 @@ def least_cost(candidates: Candidates) -> list[Candidate]:
 
 
 def least_latency(candidates: Candidates) -> list[Candidate]:
-    """By the moving average of their answers; those never measured first, and now and then one measured long ago."""
-    ordered = sorted(candidates, key=lambda each: -1.0 if each.latency_s is None else each.latency_s)
+    """By the moving average of their answers: first those never asked, last those that only ever failed; and now and
+    then, before them, one of which was heard long ago."""
+    ordered = sorted(candidates, key=_latency)
     if ordered[0].draw < EXPLORE:
         stale = max(ordered, key=lambda each: each.measured_s or 0.0)
         return [stale, *(each for each in ordered if each is not stale)]
@@ -150,6 +152,17 @@ STRATEGIES: dict[str, Strategy] = {
         capability,
     )
 }  # fmt: skip
+
+
+def _lot(candidate: Candidate) -> tuple[bool, float]:
+    weight = candidate.model.weight
+    return (weight > 0, math.log(candidate.draw) / weight if weight > 0 and candidate.draw > 0 else -math.inf)
+
+
+def _latency(candidate: Candidate) -> float:
+    if candidate.latency_s is not None:
+        return candidate.latency_s
+    return -1.0 if candidate.measured_s is None else math.inf
 
 
 def _known_first(value: float | None) -> tuple[bool, float]:

@@ -59,7 +59,8 @@ def context_window(request: Request) -> int | None:
 
 def estimated_tokens(request: Request) -> int:
     """About how many tokens the text of *request* is, and rather too few: without images, sound and files."""
-    return sum(len(text.encode()) for text in _texts(request.content)) // BYTES_A_TOKEN
+    ids = sum(len(each) for each in request.content if isinstance(each, (list, tuple)))  # an embedding of token ids
+    return ids + sum(len(text.encode()) for text in _texts(request.content)) // BYTES_A_TOKEN
 
 
 def _of_parts(content: Any) -> Iterator[str]:
