@@ -19,6 +19,7 @@ from llmbridge import (
     Model,
     ProviderError,
     ProviderRateLimited,
+    ProviderTimeout,
     ProviderUnavailable,
     default,
     errors,
@@ -35,6 +36,7 @@ ERRORS: dict[str, type[ProviderError]] = {
     for each in vars(errors).values()
     if isinstance(each, type) and issubclass(each, ProviderError) and each is not ProviderError
 }
+ERRORS["sick upstream"] = ProviderUnavailable  # and not silence, which has a test of its own
 AGAIN = ("throttled", "sick upstream")
 ANOTHER = ("dead key", "throttled", "sick upstream", "too long", "not found", "bad answer")
 WORDS_S = {"none": None, "zero": 0.0, "short": 1.0, "past-patience": 5.0, "a-minute": 60.0, "hour": 3600.0, "1e9": 1e9}
@@ -105,6 +107,13 @@ def test_the_table_decides_what_comes_after_a_failure(kind: str, word: str) -> N
 def test_a_request_that_is_wrong_goes_nowhere_even_with_everything_left() -> None:
     for kind in ("bad request", "refused", "interrupted"):
         assert Fallback(retries=9).after(failed(kind), at_the_moment(others=True)) == Step("stop", final=True)
+
+
+def test_after_silence_another_model_is_asked_before_the_same_one_again() -> None:
+    silence = ProviderTimeout("no", model="m", provider="p")
+
+    assert Fallback().after(silence, at_the_moment(others=True)) == Step("next")
+    assert Fallback().after(silence, at_the_moment()).does == "retry"
 
 
 def test_without_retries_a_failure_goes_to_the_next_or_ends_the_call() -> None:
@@ -285,7 +294,7 @@ def test_an_answer_that_is_not_accepted_is_paid_for_not_kept_and_another_model_i
 def test_what_nobody_gives_an_acceptable_answer_to_fails_with_what_each_said(
     sim: Simulator, pair: list[Model], fresh_default: Bridge
 ) -> None:
-    with pytest.raises(AllAttemptsFailed, match="did not want the answer"):
+    with pytest.raises(AllAttemptsFailed, match="does not want the answer"):
         fresh_default.complete(FISH, model=Fallback(pair, accept=lambda answer: False))
 
     assert len(sim.requests) == 2

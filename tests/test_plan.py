@@ -75,7 +75,7 @@ def test_a_candidate_that_lacks_something_is_dropped_and_the_plan_says_what(
     assert plan.models == (able,)
     (dropped,) = plan.dropped
     assert (dropped.model, dropped.why.startswith(f"lacks {lacks}")) == (without, True)
-    assert f"not asked: {without}: lacks {lacks}" in plan.explain()
+    assert f"passed over: {without}: lacks {lacks}" in plan.explain()
 
 
 def test_when_each_lacks_something_all_are_asked_but_by_capability_nobody(bridge: Bridge) -> None:
