@@ -71,6 +71,7 @@ class Call:
         budgets: Sequence[Budget] = (),
         limiters: Sequence[Limiter] = (),
         memory: Memory | None = None,
+        propagate: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.answer: Answer | None = None
@@ -92,6 +93,7 @@ class Call:
         self.ledger = ledger
         self.memory = memory
         self.guards: Guards | None = None  # of a stream
+        self.propagate = propagate
         self._budgets = budgets
         self._unbooked: tuple[Reservation, AttemptRecord, Charge] | None = None
         self._clock = clock
@@ -106,9 +108,9 @@ class Call:
     def attempts(self) -> Iterator[Attempt]:
         """The attempts, one after the other, as each outcome demands. Raises the call's error when none is left."""
         answered = False
-        if not self._records:  # not in __init__: a stream that nobody opens has no span
-            self.trace = tracing.begin(self.record, self._candidates[0].request, stream=self.guards is not None)
         try:
+            if not self._records:  # not in __init__: a stream that nobody opens has no span
+                self.trace = tracing.begin(self.record, self._candidates[0].request, stream=self.guards is not None)
             if (recalled := self._recall()) is not None:
                 yield self._attempt(recalled)
             else:
@@ -272,6 +274,8 @@ class Call:
             record.model, record.provider, record.first_chunk_s = last.model, last.provider, last.first_chunk_s
             record.input_tokens, record.output_tokens = last.input_tokens, last.output_tokens
             record.estimated = last.estimated
+        if self.guards is not None and self.current is not None:
+            record.chunk_count = self.current.shown_count
         if self.answer is not None:
             self.answer._record = record
         self.when_finished()

@@ -26,6 +26,11 @@ class CallTrace:
     __slots__ = ()
 
     @property
+    def recording(self) -> bool:
+        """Whether anybody will read it: what is told to the trace alone need not be found out otherwise."""
+        return False
+
+    @property
     def traceparent(self) -> str | None:
         """The call's span as W3C names it, for a follower's link(); None without one."""
         return None
@@ -42,7 +47,7 @@ class CallTrace:
         """Something happened: an event of `semconv.EVENTS`, with its arguments; those that are None are left out."""
 
     def link(self, traceparent: str | None) -> None:
-        """The answer is that of another call, which was under way: its leader."""
+        """The answer is that of another call, which was under way: its leader. Once for each leader."""
 
     def end(self, error: BaseException | None = None, answer: Completion | Embedding | None = None) -> None:
         """The call is over, as its record says. Only the first time counts.

@@ -77,12 +77,24 @@ class RecordedAttempt(AttemptTrace):
 class RecordedCall(CallTrace):
     """The span of one call; `begin()` makes it."""
 
-    __slots__ = ("_asked", "_context", "_ended", "_record", "_request", "_span", "_stream", "_told", "_tracer")
+    __slots__ = (
+        "_asked",
+        "_context",
+        "_ended",
+        "_leaders",
+        "_record",
+        "_request",
+        "_span",
+        "_stream",
+        "_told",
+        "_tracer",
+    )
 
     def __init__(self, tracer: Tracer, record: CallRecord, request: Request, *, stream: bool) -> None:
         self._tracer, self._record, self._request, self._stream = tracer, record, request, stream
         self._ended = False
         self._asked: dict[str, str] = {}
+        self._leaders: list[str] = []
         told = self._told = attributes.clean(attributes.of_request(record, request, stream=stream))
         name = f"{request.verb} {told[semconv.REQUEST_MODEL]}"
         span = self._span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=told)
@@ -91,6 +103,10 @@ class RecordedCall(CallTrace):
             record.trace_id = f"{span.get_span_context().trace_id:032x}"
             if content.wanted():
                 self._capture_request()
+
+    @property
+    def recording(self) -> bool:
+        return self._span.is_recording()
 
     @property
     def traceparent(self) -> str | None:
@@ -115,7 +131,8 @@ class RecordedCall(CallTrace):
 
     @harmless(None)
     def link(self, traceparent: str | None) -> None:
-        if traceparent is not None and traceparent != self.traceparent:
+        if traceparent is not None and traceparent not in (self.traceparent, *self._leaders):
+            self._leaders.append(traceparent)
             carried = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, context=Context())
             self._span.add_link(get_current_span(carried).get_span_context())
 
