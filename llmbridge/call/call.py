@@ -179,11 +179,15 @@ class Call:
         return recalled
 
     def _next(self) -> Ask | None:
+        known = len(self._course.dropped)
         try:
-            return self._course.next()
+            ask = self._course.next()
         except Exception as error:  # the strategy may be the caller's own
             self.finish("failed", error)
             raise
+        for each in self._course.dropped[known:]:
+            self.trace.event("llmbridge.skipped", model=each.model, reason=each.why)
+        return ask
 
     def _recall(self, *, stale: bool = False) -> Recalled | None:
         """The first candidate's answer that is kept. Raises CacheMiss if nothing else is wanted."""

@@ -84,6 +84,7 @@ class RecordedCall(CallTrace):
         "_leaders",
         "_record",
         "_request",
+        "_reserved",
         "_span",
         "_stream",
         "_told",
@@ -95,6 +96,7 @@ class RecordedCall(CallTrace):
         self._ended = False
         self._asked: dict[str, str] = {}
         self._leaders: list[str] = []
+        self._reserved = False
         told = self._told = attributes.clean(attributes.of_request(record, request, stream=stream))
         name = f"{request.verb} {told[semconv.REQUEST_MODEL]}"
         span = self._span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=told)
@@ -125,6 +127,7 @@ class RecordedCall(CallTrace):
         if not self._span.is_recording():
             return
         self._span.add_event(name, attributes.of_event(name, arguments))
+        self._reserved = self._reserved or name == "llmbridge.budget.reserved"
         budget = arguments.get("budget")
         if budget is not None:
             self._span.set_attribute(semconv.BUDGET, budget)
@@ -158,7 +161,7 @@ class RecordedCall(CallTrace):
                 passed=alert.passed or None,
                 message=alert.message,
             )
-        if any(attempt.reserved_usd is not None for attempt in record.attempts):
+        if self._reserved:
             self.event("llmbridge.budget.settled", actual_usd=record.cost_usd)
         found = attributes.of_call(record)
         if self._stream:
