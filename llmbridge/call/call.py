@@ -288,8 +288,11 @@ class Call:
                 self._remember(self.memory, outcome)
             self._book(record)
         finally:
-            self.trace.end(error, self.answer)
-            self._publish(record)
+            try:
+                self.trace.end(error, self.answer)
+            finally:  # Ctrl-C may have struck a moment before it ended
+                self.trace.end(error)
+                self._publish(record)
 
     def recalled(self, entry: Entry) -> None:
         """The answer is a kept one."""

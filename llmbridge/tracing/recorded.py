@@ -79,6 +79,7 @@ class RecordedCall(CallTrace):
 
     __slots__ = (
         "_asked",
+        "_below",
         "_context",
         "_ended",
         "_leaders",
@@ -95,6 +96,7 @@ class RecordedCall(CallTrace):
         self._tracer, self._record, self._request, self._stream = tracer, record, request, stream
         self._ended = False
         self._asked: dict[str, str] = {}
+        self._below: list[RecordedAttempt] = []
         self._leaders: list[str] = []
         self._reserved = False
         told = self._told = attributes.clean(attributes.of_request(record, request, stream=stream))
@@ -117,7 +119,9 @@ class RecordedCall(CallTrace):
 
     @harmless(attempts.OFF)
     def attempt(self, record: AttemptRecord) -> AttemptTrace:
-        return RecordedAttempt(self._tracer, self._context, record, self._request.verb)
+        made = RecordedAttempt(self._tracer, self._context, record, self._request.verb)
+        self._below.append(made)
+        return made
 
     def current(self) -> Current:
         return Current(self._context)
@@ -145,6 +149,8 @@ class RecordedCall(CallTrace):
             return
         self._ended = True
         try:
+            for each in self._below:  # Ctrl-C may have kept one from ending
+                each.end()
             if self._span.is_recording():
                 self._describe(answer)
                 self._judge(error)
