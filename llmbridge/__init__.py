@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from llmbridge import tracing as tracing
     from llmbridge.bridge import Bridge as Bridge
     from llmbridge.cache import Cache as Cache, CacheStats as CacheStats
     from llmbridge.call.planning import Plan as Plan
@@ -108,10 +109,12 @@ _HOME = {
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted(_WHERE)
+__all__ = sorted([*_WHERE, "tracing"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "tracing":
+        return importlib.import_module("llmbridge.tracing")
     if name not in _WHERE:
         raise AttributeError(f"module 'llmbridge' has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)

@@ -34,7 +34,6 @@ from llmbridge.tags import current
 
 
 log = logging.getLogger("llmbridge")
-
 T = TypeVar("T", Completion, Embedding)
 Budgets = str | Budget | Sequence[str | Budget]
 _Own = tuple[Models | Fallback | None, Budgets | None, Mode | None, Mapping[str, str] | None, float | None]
@@ -55,6 +54,7 @@ class Bridge:
         deadline_s: the bound on a whole call in seconds, over all its attempts, where the call gives none.
         fallback: what is done after a failure, where the call brings no Fallback of its own; by default Fallback().
         limits: what may be asked a minute, and at a time, besides the limits of the Models.
+        propagate: send the trace on to the providers, in the headers `traceparent` and `baggage`.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Bridge:
         deadline_s: float = 600.0,
         fallback: Fallback | None = None,
         limits: Limit | Sequence[Limit] = (),
+        propagate: bool = False,
     ) -> None:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
@@ -84,6 +85,7 @@ class Bridge:
         self._opened: Ledger | None = None
         self._warned = False
         self._deadline_s = deadline_s
+        self._propagate = propagate
         self._subscribers: list[Callable[[CallRecord], None]] = []
 
     @property
@@ -310,6 +312,7 @@ class Bridge:
             budgets=budgets,
             limiters=self._limiters,
             memory=memory,
+            propagate=self._propagate,
         )
 
     def _memory(self, wish: Wish, tags: Mapping[str, str]) -> Memory | None:
@@ -317,9 +320,7 @@ class Bridge:
         if cache is not None and wish.mode != "off" and not (cache.is_default and in_replay()):
             return Memory(cache, wish, tags)
         if wish.mode == "only":
-            raise ValueError(
-                "cache='only' needs a cache: Bridge(cache=Cache()); and the default one rests inside replay()"
-            )
+            raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
         return None
 
     def _policy(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:

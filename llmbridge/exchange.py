@@ -43,6 +43,7 @@ class Exchange:
         requests: how many were sent, 0 or 1; a second one is refused.
         response: the answer, from its headers on.
         reading: the connection, while a thread waits for bytes of it.
+        propagated: headers that carry the caller's trace on to the provider.
         streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
     """
 
@@ -55,6 +56,7 @@ class Exchange:
     host: str | None = None
     port: int | None = None
     response: Response | None = None
+    propagated: Mapping[str, str] = field(default_factory=dict)
     reading: Any = field(default=None, repr=False)
     streaming: bool = False
     tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key

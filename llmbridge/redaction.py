@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus
 MASK = "[redacted]"
 MOST_KNOWN = 5_000
 SHORTEST = 6  # a "key" of one to five characters would blank out ordinary words
+SHORTEST_MATCH = 13  # of the patterns below, but for the one with "="
 LONGEST_TEXT = 2_000  # what an error message keeps of a provider's words
 
 # "token" at the end only: max_tokens and token_type are counts and kinds.
@@ -55,6 +56,7 @@ def is_credential(name: str) -> bool:
 
 def remember(value: object) -> None:
     """Redact *value* from now on; strings inside mappings and lists too. A value shorter than six characters is not."""
+    global _latest
     if isinstance(value, Mapping):
         for item in value.values():
             remember(item)
@@ -63,6 +65,7 @@ def remember(value: object) -> None:
             remember(item)
     elif isinstance(value, str) and len(value) >= SHORTEST and value not in _forms:
         with _lock:
+            _latest = None
             _forms[value] = _encodings(value)
             while len(_forms) > MOST_KNOWN:  # short-lived tokens, one a user: the oldest are over
                 del _forms[next(iter(_forms))]
@@ -81,26 +84,51 @@ def _encodings(secret: str) -> tuple[str, ...]:
     return tuple(sorted(forms, key=len, reverse=True))
 
 
-def _environment() -> list[str]:
-    values = [os.environ.get(name, "") for name in list(os.environ) if is_credential(name)]
-    return [value for value in values if len(value) >= 8]
+class Known:
+    """The secrets that are known, in all their encodings, longest first; a new one when there is another secret."""
+
+    __slots__ = ("_of", "forms")
+
+    def __init__(self, of: Mapping[str, tuple[str, ...]]) -> None:
+        self._of = of, len(of)
+        self.forms = tuple(sorted((form for forms in of.values() for form in forms), key=len, reverse=True))
+
+    def is_of(self, of: Mapping[str, tuple[str, ...]]) -> bool:
+        return self._of[0] is of and self._of[1] == len(of)
+
+
+_latest: Known | None = None
+
+
+def known() -> Known:
+    """What is known by now, with what stands in the environment now."""
+    global _latest
+    # The names alone, because they hardly ever change; and as they are kept, which os.environ decodes one by one: a
+    # microsecond for forty variables instead of twenty.
+    for name in _credentials(tuple(getattr(os.environ, "_data", os.environ))):
+        value = os.environ.get(name, "")
+        if len(value) >= 8 and value not in _forms:
+            remember(value)
+    latest = _latest
+    if latest is None or not latest.is_of(_forms):
+        with _lock:
+            latest = _latest = Known(_forms)
+    return latest
+
+
+@functools.lru_cache(maxsize=2)
+def _credentials(names: tuple[bytes | str, ...]) -> tuple[str, ...]:
+    return tuple(decoded for name in names if is_credential(decoded := os.fsdecode(name)))
 
 
 def holds_secret(text: str) -> bool:
     """Whether a key that was ever handed out stands in *text*, in any of its encodings. Some microseconds a key."""
-    for secret in _environment():
-        remember(secret)
-    with _lock:
-        return any(form in text for forms in list(_forms.values()) for form in forms)
+    return any(form in text for form in known().forms)
 
 
 def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
     """*text* without secrets, cut to *limit* characters (None: whole). About a millisecond per megabyte and key."""
-    for secret in _environment():
-        remember(secret)
-    with _lock:
-        known = [form for forms in list(_forms.values()) for form in forms]
-    for form in sorted(known, key=len, reverse=True):
+    for form in known().forms:
         if form in text:
             text = text.replace(form, MASK)
     if limit is not None and len(text) > limit:
@@ -110,6 +138,8 @@ def redact(text: str, *, limit: int | None = LONGEST_TEXT) -> str:
 
 
 def _by_pattern(text: str) -> str:
+    if len(text) < SHORTEST_MATCH and "=" not in text:
+        return text
     return _PATTERNS.sub(lambda match: (match["bearer"] or match["field"] or match["query"] or "") + MASK, text)
 
 

@@ -171,6 +171,7 @@ EVENTS: Final[dict[str, dict[str, str]]] = {
         "target": "llmbridge.fallback.to",
         "reason": "llmbridge.fallback.reason",
     },
+    "llmbridge.skipped": {"model": ATTEMPT_MODEL, "reason": "llmbridge.skipped.reason"},
     "llmbridge.first_chunk": {},
 }
 CONTENT_EVENT: Final = "gen_ai.client.inference.operation.details"  # through the logs API

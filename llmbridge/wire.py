@@ -42,6 +42,7 @@ def _on_request(request: httpx.Request) -> None:
     exchange.requests = 1
     exchange.host = request.url.host
     exchange.port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)
+    request.headers.update(exchange.propagated)
     if exchange.streaming:
         request.headers["accept-encoding"] = "identity"  # or the tail of the answer could not be read
     # Not every provider's code in LiteLLM hands the timeout on.

@@ -101,6 +101,7 @@ PUBLIC = [
     "stream",
     "tagged",
     "traced",
+    "tracing",
     "warm",
 ]
 

@@ -48,6 +48,39 @@ def test_complete_prints_the_answer_and_apart_from_it_what_it_took(sim: Simulato
     assert sim.requests[0].body["messages"] == [{"role": "user", "content": "Name a fish."}]
 
 
+@pytest.mark.parametrize("how", [(), ("--stream",)], ids=["whole", "stream"])
+def test_complete_shows_the_call_as_a_tree(how: tuple[str, ...], sim: Simulator, openai_here: dict[str, str]) -> None:
+    sim.script(Fault.status(401), Reply(text="Carp."))
+    two = ("-m", "openai/gpt-4o-mini", "-m", "openai/gpt-4o")
+
+    done = llmbridge("complete", "Name a fish.", *two, "--trace", *how, **openai_here)
+
+    assert done.stdout == "Carp.\n"
+    call, failed, answered = [line for line in done.stderr.splitlines() if "█" in line or "▏" in line or "─" in line]
+    assert call.startswith("chat gpt-4o-mini")
+    assert call.rstrip().endswith("$0.000052")
+    assert failed.startswith("├─ attempt openai/gpt-4o-mini")
+    assert "AuthenticationFailed 401" in failed
+    assert answered.startswith("└─ attempt openai/gpt-4o ")
+    assert "fallback" in answered
+
+
+@pytest.mark.parametrize("how", [(), ("--stream",)], ids=["whole", "stream"])
+def test_the_tree_of_a_call_that_fails_is_shown_too(
+    how: tuple[str, ...], sim: Simulator, openai_here: dict[str, str]
+) -> None:
+    sim.script(Fault.status(401))
+
+    done = llmbridge("complete", "Name a fish.", "-m", "openai/gpt-4o-mini", "--trace", *how, **openai_here)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    tree, attempt, error = done.stderr.splitlines()
+    assert tree.startswith("chat gpt-4o-mini")
+    assert "AuthenticationFailed" in tree
+    assert attempt.startswith("└─ attempt openai/gpt-4o-mini")
+    assert error.startswith("AuthenticationFailed: ")
+
+
 def test_complete_streams(sim: Simulator, openai_here: dict[str, str]) -> None:
     sim.script(Fault.status(503), Fault.status(503), Fault.status(503), Reply(text="Carp."))
     two = ("-m", "openai/gpt-4o-mini", "-m", "openai/gpt-4o")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from llmbridge import default
+from llmbridge import Bridge, CallRecord, default, semconv
+from llmbridge.cli.tree import rows, tree
 from tests.simulator import Fault, Reply, Simulator
+from tests.tracing_spans import Spans
 
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -74,14 +78,61 @@ def test_the_fallback_example_plans_first_and_explains_afterwards(
     names["bridge"].ledger.close()
 
 
+def test_the_trace_example_puts_a_function_above_its_call(
+    sim: Simulator, spans: Spans, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(snippet(4), {})
+
+    function, call = spans.one("answer_ticket"), spans.one("chat gpt-4o-mini")
+    assert call.parent == function.context
+    assert capsys.readouterr().out.strip() == f"{call.context.trace_id:032x}"
+
+
+def test_the_tree_in_the_readme_is_that_of_the_first_example(sim: Simulator) -> None:
+    ended: list[CallRecord] = []
+    bridge = Bridge()
+    bridge.subscribe(ended.append)
+    sim.script(*[Fault.status(503)] * 3, Reply(text="Trout."))
+
+    bridge.complete("Name a fish.", model=["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"])
+
+    Console(width=160, file=(drawn := io.StringIO())).print(tree(rows(ended[0])))
+    shown = re.findall(r"```text\n(.*?)```", README, re.DOTALL)[2].splitlines()
+    assert [bars_off(line) for line in shown] == [bars_off(line) for line in drawn.getvalue().splitlines()]
+    bridge.ledger.close()
+
+
+def test_the_metrics_in_the_readme_are_those_that_there_are() -> None:
+    told = re.findall(r"`((?:gen_ai\.client|llmbridge)\.[a-z_.]+)`", README.split("* **Metrics**")[1].split("##")[0])
+
+    assert sorted(told) == sorted(
+        [
+            semconv.DURATION,
+            semconv.TOKEN_USAGE,
+            semconv.TIME_TO_FIRST_CHUNK,
+            semconv.TIME_PER_CHUNK,
+            semconv.OVERHEAD,
+            semconv.ATTEMPTS,
+            semconv.COST,
+            semconv.LOOKUPS,
+            semconv.REJECTIONS,
+        ]
+    )
+
+
 def test_the_replay_example_records_and_then_plays(sim: Simulator) -> None:
     Path("cassettes").mkdir()
 
-    exec(snippet(4), first := {})
-    exec(snippet(4), second := {})
+    exec(snippet(5), first := {})
+    exec(snippet(5), second := {})
 
     assert first["reply"].text == second["reply"].text == "Trout."
     assert len(sim.requests) == 1
+
+
+def bars_off(line: str) -> str:
+    """A line of a tree without its bars and the seconds it took."""
+    return " ".join(re.sub(r"[▏▎▍▌▋▊▉█]+|\d+\.\d\d s", "", line).split())
 
 
 def numbers_off(line: str) -> str:

@@ -77,7 +77,7 @@ class Attempt:
         self.known: dict[int, Vector] = {}  # of an embedding: what need not be asked
         self.fresh: Answer | None = None  # what came over the wire, to be remembered
         self.shown: list[Chunk] = []
-        self._shown_count = 0
+        self.shown_count = 0
 
     def __enter__(self) -> Attempt:
         try:
@@ -184,7 +184,7 @@ class Attempt:
     @property
     def held_back(self) -> bool:
         """Whether too little of the stream's content has come yet, so that another model may still be asked."""
-        return not self.done and self._shown_count < self._call.policy.commit_chunks
+        return not self.done and self.shown_count < self._call.policy.commit_chunks
 
     @property
     def text(self) -> str:
@@ -206,7 +206,7 @@ class Attempt:
             self.record.first_chunk_s = time.monotonic() - self._started
             self.trace.event("llmbridge.first_chunk")
         self.ready.append(chunk)
-        self._shown_count += 1
+        self.shown_count += 1
         if keeps:
             self.shown.append(own)
 
@@ -257,6 +257,9 @@ class Attempt:
         if self.done:
             return
         self.done = True
+        self._step.__exit__(None, None, None)  # it may have been interrupted a moment before it was sent
+        self._stop_waiting()
+        self.trace.end()
         self.turned_away()
         if not isinstance(error, (BudgetExceeded, UnknownPrice)):
             self._call.forget(self)
@@ -283,6 +286,8 @@ class Attempt:
         self.trace = self._call.trace.attempt(self.record)
         self._step = self.trace.current()
         self._step.__enter__()
+        if self._call.propagate:
+            self.exchange.propagated = self.trace.headers()
         self.exchange.deadline = self._started + self._call.remaining_s()
         self.when_sent()
 
@@ -342,14 +347,17 @@ class Attempt:
         """What the exchange knows, into the record."""
         record, exchange = self.record, self.exchange
         record.duration_s = time.monotonic() - self._started
-        if self._waits:
-            self._waits = False
-            self._call.waited.__exit__()
+        self._stop_waiting()
         record.status, record.host, record.port = exchange.status, exchange.host, exchange.port
         record.sent = exchange.sent
         record.provider = exchange.provider or record.provider
         if record.error_type is None:
             record.request_id = provider.request_id(exchange.headers)
+
+    def _stop_waiting(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._call.waited.__exit__()
 
     def _complete(self, usage: Usage | None) -> None:
         assert self._assembly is not None
@@ -360,7 +368,6 @@ class Attempt:
             id=self._call.record.id, created=int(self._call.record.started_at), model=self.request.model
         )
         completion._response_model = self.source.response_model if self.source is not None else None
-        self._call.record.chunk_count = self._shown_count
         if self.recalled is not None:
             self._call.recalled(self.recalled.entry)  # of a stream that was followed, the costs are known only now
         self.take(completion)

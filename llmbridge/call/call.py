@@ -69,6 +69,7 @@ class Call:
         budgets: Sequence[Budget] = (),
         limiters: Sequence[Limiter] = (),
         memory: Memory | None = None,
+        propagate: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.answer: Answer | None = None
@@ -90,6 +91,7 @@ class Call:
         self.ledger = ledger
         self.memory = memory
         self.guards: Guards | None = None  # of a stream
+        self.propagate = propagate
         self._budgets = budgets
         self._unbooked: deque[tuple[Reservation, AttemptRecord, Charge]] = deque()
         self._clock = clock
@@ -104,9 +106,9 @@ class Call:
     def attempts(self) -> Iterator[Attempt]:
         """The attempts, one after the other, as each outcome demands. Raises the call's error when none is left."""
         answered = False
-        if not self._records:  # not in __init__: a stream that nobody opens has no span
-            self.trace = tracing.begin(self.record, self._candidates[0].request, stream=self.guards is not None)
         try:
+            if not self._records:  # not in __init__: a stream that nobody opens has no span
+                self.trace = tracing.begin(self.record, self._candidates[0].request, stream=self.guards is not None)
             if (recalled := self._recall()) is not None:
                 yield self._attempt(recalled)
             else:
@@ -143,7 +145,7 @@ class Call:
 
     def _attempts(self) -> Iterator[Attempt]:
         before: Attempt | None = None
-        while (ask := self._course.next()) is not None:
+        while (ask := self._next()) is not None:
             self._book()
             if before is not None and before.error is not None and before.ask.candidate is not ask.candidate:
                 self.moves(before.request.model, ask.request.model, before.error.kind)
@@ -175,6 +177,13 @@ class Call:
             return None
         log.warning("an answer whose time is over is served, since nobody else answers: %s", error)
         return recalled
+
+    def _next(self) -> Ask | None:
+        known = len(self._course.dropped)
+        ask = self._course.next()
+        for each in self._course.dropped[known:]:
+            self.trace.event("llmbridge.skipped", model=each.model, reason=each.why)
+        return ask
 
     def _recall(self, *, stale: bool = False) -> Recalled | None:
         """The first candidate's answer that is kept. Raises CacheMiss if nothing else is wanted."""
@@ -269,6 +278,8 @@ class Call:
             record.model, record.provider, record.first_chunk_s = last.model, last.provider, last.first_chunk_s
             record.input_tokens, record.output_tokens = last.input_tokens, last.output_tokens
             record.estimated = last.estimated
+        if self.guards is not None and self.current is not None:
+            record.chunk_count = self.current.shown_count
         if self.answer is not None:
             self.answer._record = record
         self.when_finished()
@@ -279,8 +290,11 @@ class Call:
                 self._book()
             self._book(record)
         finally:
-            self.trace.end(error, self.answer)
-            self._publish(record)
+            try:
+                self.trace.end(error, self.answer)
+            finally:  # Ctrl-C may have struck a moment before it ended
+                self.trace.end(error)
+                self._publish(record)
 
     def recalled(self, entry: Entry) -> None:
         """The answer is a kept one."""

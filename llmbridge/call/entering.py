@@ -14,6 +14,8 @@ from llmbridge.call.course import Ask
 from llmbridge.call.memory import Memory
 from llmbridge.call.recalled import Recalled
 from llmbridge.errors import BudgetExceeded, LedgerError, LLMBridgeError, RateLimited, UnknownPrice
+from llmbridge.ledger import Reservation
+from llmbridge.money import usd
 from llmbridge.waiting import Pauses
 
 
@@ -35,7 +37,9 @@ def admit(call: Call, attempt: Attempt, *, blocking: bool = False) -> Pauses[Non
         refusal: LLMBridgeError | None
         try:
             yield from _enter(call, attempt)
+            asked_at = call._clock()
             admitted = yield from _admission(call, attempt)
+            _tell(call, admitted.reservation, call._clock() - asked_at)
             break
         except gate.Closed as closed:
             refusal = _closed(call, attempt, closed)
@@ -125,6 +129,21 @@ def _admission(call: Call, attempt: Attempt) -> Pauses[Admitted]:
         last=call._course.is_last,
     )
     return admission.admit(call.ledger, attempt.asked, call._budgets, applicant)
+
+
+def _tell(call: Call, reservation: Reservation | None, wait_s: float) -> None:
+    """What was reserved in each budget, to the trace; of one that counts no dollars, that it was asked."""
+    if reservation is None or not call.trace.recording:
+        return
+    for each in reservation.counters:
+        dollars, held = each.budget.unit == "nanousd", reservation.need.nanousd
+        call.trace.event(
+            "llmbridge.budget.reserved",
+            budget=each.budget.name,
+            reserved_usd=usd(held) if dollars and held is not None else None,
+            remaining_usd=usd(each.headroom - held) if dollars and held is not None else None,
+            wait_s=wait_s,
+        )
 
 
 def _refused(call: Call, attempt: Attempt, refused: Refused) -> BudgetExceeded | None:

@@ -33,7 +33,7 @@ _files: dict[Path, int] = {}
 
 class Flight:
     """One key that somebody in this process is getting the answer to. `landed` is set once, with the answer if there is
-    one; `stream` is its chunks while they come."""
+    one; `stream` is its chunks while they come; `traceparent` is the span of the call that leads."""
 
     def __init__(self, directory: Path, key: str, *, alone: bool) -> None:
         self._place = directory, key
@@ -44,6 +44,7 @@ class Flight:
         self.landed = False
         self.entry: Entry | None = None
         self.stream: Shared | None = None
+        self.traceparent: str | None = None
 
     def register(self) -> Flight:
         """The flight that is under way for this one's key: itself, if there was none."""
@@ -139,12 +140,14 @@ def join(
     blocking: bool,
     alone: bool = False,
     enter: Callable[[Shared], Reader | None] = lambda stream: None,
+    follow: Callable[[str | None], None] = lambda traceparent: None,
 ) -> Pauses[Lead | Entry | Reader | None]:
     """Pauses until *key* is answered by somebody else (an Entry, or the Reader of a stream that has begun, if *enter*
     made one that wants chunks), or until this caller is to lead. None if it cannot wait: it is *blocking* and the
     leader is a task of its own thread, or nobody runs the leader's event loop.
 
-    *recall* looks whether another process has answered it meanwhile. *alone*: there are no other processes.
+    *recall* looks whether another process has answered it meanwhile. *alone*: there are no other processes. *follow*
+    is told whose answer it is, if it is one of this process.
     """
     while True:
         lead = Lead(Flight(directory, key, alone=alone))
@@ -152,6 +155,8 @@ def join(
         if other is lead.flight:
             return (yield from _led(lead, recall))
         found = yield from _followed(other, enter, blocking=blocking)
+        if found is not None:
+            follow(other.traceparent)
         if found is not None or not other.landed:
             return found
 

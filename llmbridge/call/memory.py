@@ -78,7 +78,7 @@ class Memory:
         if self._wish.mode != "on":
             return None
         if request.verb == "embeddings":
-            return (yield from self._join_all(attempt, blocking))
+            return (yield from self._join_all(call, attempt, blocking))
         name = self._keys.get(id(request))
         if name is None:
             return None
@@ -89,10 +89,17 @@ class Memory:
             return stream.enter(call.remaining_s, gap_s, wants_chunks=guards is not None)
 
         found = yield from join(
-            place, name, lambda: self._entry(name, 0.0), blocking=blocking, alone=alone, enter=enter
+            place,
+            name,
+            lambda: self._entry(name, 0.0),
+            blocking=blocking,
+            alone=alone,
+            enter=enter,
+            follow=call.trace.link,
         )
         if isinstance(found, Lead):
             self._leads[name] = found
+            found.flight.traceparent = call.trace.traceparent
         elif isinstance(found, Reader):
             self._reader = found
             return Followed(request, found, _answer_of)
@@ -228,15 +235,16 @@ class Memory:
         batch = self._batch(request, stale_s)
         return Recalled(request, *batch.answer()) if batch.whole else None
 
-    def _join_all(self, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
+    def _join_all(self, call: Call, attempt: Attempt, blocking: bool) -> Pauses[Recalled | None]:
         """As join(), for every input by itself."""
         place, alone = self._place()
         batch = self._batch(attempt.question)
         found: dict[str, Entry] = {}
         for name in batch.missing:
-            other = yield from join(place, name, blocking=blocking, alone=alone)
+            other = yield from join(place, name, blocking=blocking, alone=alone, follow=call.trace.link)
             if isinstance(other, Lead):
                 self._leads[name] = other
+                other.flight.traceparent = call.trace.traceparent
             elif isinstance(other, Entry):
                 found[name] = other
         kept = self._found(list(self._leads)) if self._leads else {}  # by whoever led before

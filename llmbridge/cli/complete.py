@@ -26,12 +26,14 @@ def complete(
     max_tokens: Annotated[int | None, typer.Option(help="The longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Randomness, 0 to 2.")] = None,
     deadline_s: Annotated[float | None, typer.Option(help="The bound on the whole call, in seconds.")] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Show the call as a tree, also when it fails.")] = False,
 ) -> None:
     """Ask a model; the answer goes to stdout, what it took to stderr.
 
     Example: llmbridge complete "Name a fish." -m openai/gpt-4o-mini -m anthropic/claude-haiku-4-5 --stream
     """
     from llmbridge.bridge import Bridge
+    from llmbridge.record import CallRecord
 
     text = sys.stdin.read() if prompt == "-" else prompt
     messages = [{"role": "system", "content": system}] if system else []
@@ -42,13 +44,19 @@ def complete(
         for name, value in {"max_tokens": max_tokens, "temperature": temperature}.items()
         if value is not None
     }
-    if stream and not as_json:
-        with Bridge().stream(messages, **arguments) as chunks:
-            completion = printing.chunks(chunks)
-    else:
-        completion = Bridge().complete(messages, **arguments)
-        typer.echo(json.dumps(_as_data(completion), indent=2, default=str) if as_json else completion.text)
-    printing.footer(completion)
+    bridge, ended = Bridge(), list[CallRecord]()
+    bridge.subscribe(ended.append)
+    try:
+        if stream and not as_json:
+            with bridge.stream(messages, **arguments) as chunks:
+                completion = printing.chunks(chunks)
+        else:
+            completion = bridge.complete(messages, **arguments)
+            typer.echo(json.dumps(_as_data(completion), indent=2, default=str) if as_json else completion.text)
+        printing.footer(completion)
+    finally:
+        for record in ended if trace else ():
+            printing.trace(record)
 
 
 def _as_data(completion: Completion) -> dict[str, Any]:

@@ -12,7 +12,11 @@ from llmbridge.money import show_usd
 
 if TYPE_CHECKING:
     from llmbridge.completion import Completion
+    from llmbridge.record import CallRecord
     from llmbridge.streams import CompletionStream
+
+
+WIDE = 160
 
 
 def chunks(stream: CompletionStream) -> Completion:
@@ -31,6 +35,17 @@ def footer(completion: Completion) -> None:
     about = " (estimated)" if usage and usage.estimated else ""
     cost, seconds = show_usd(completion.cost_usd), completion.record.duration_s
     typer.echo(f"{completion.model}  {tokens}{about}  {cost}  {seconds:.2f} s", err=True)
+
+
+def trace(record: CallRecord) -> None:
+    """The call as a tree with bars for time and cost, on stderr."""
+    from rich.console import Console
+
+    from llmbridge.cli.tree import rows, tree
+
+    # Where nobody looks at a screen there is no width to keep to.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
+    console.print(tree(rows(record)), highlight=False)
 
 
 def attempts(completion: Completion) -> None:

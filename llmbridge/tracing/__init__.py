@@ -1,5 +1,8 @@
 """The trace: one span a call, one below it for each attempt, and `traced()` for the caller's own functions.
 
+For applications: `start()` and `stop()`, where the OTEL_* variables do not do, and `traced()`. The rest is what a call
+says to the trace.
+
     answer_ticket                    INTERNAL  traced("answer_ticket")
     `- chat gpt-4o                   CLIENT    from the call's first step to the end of its answer
        |- attempt openai/gpt-4o      INTERNAL  ERROR, error.type, http.response.status_code

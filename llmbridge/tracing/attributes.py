@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llmbridge import semconv
-from llmbridge.redaction import redact
+from llmbridge.redaction import Known, known, redact
 
 
 if TYPE_CHECKING:
@@ -19,26 +21,30 @@ if TYPE_CHECKING:
 Attributes = dict[str, Any]
 MOST_TAGS = 32  # an SDK keeps 128 attributes and drops the oldest
 LONGEST_WORD = 1_000
+LONGEST_KNOWN = 100
 FALLBACKS = ("fallback", "downgrade")
 STREAM_OUTCOMES = {"answered": "completed", "left": "closed", "cancelled": "cancelled"}
 
 
 def of_request(record: CallRecord, request: Request, *, stream: bool) -> Attributes:
     """What is known as the call starts, where samplers can see it. The request is that to the first candidate."""
-    address, port = _server(request)
-    found = {
+    address, port = _server(request.transport)
+    provider, tags = request.provider, record.tags
+    found: Attributes = {
         semconv.OPERATION: request.verb,
-        semconv.PROVIDER: semconv.provider_name(request.provider) or None,
-        semconv.REQUEST_MODEL: semconv.model_name(request.model, request.provider),
+        semconv.PROVIDER: semconv.provider_name(provider) or None,
+        semconv.REQUEST_MODEL: semconv.model_name(request.model, provider),
         semconv.SERVER_ADDRESS: address,
         semconv.SERVER_PORT: port,
         semconv.STREAM: True if stream else None,
         semconv.CALL_ID: record.id,
-        semconv.CONVERSATION: record.tags.get("conversation_id"),
-        **_params(request),
     }
-    for name, value in list(record.tags.items())[:MOST_TAGS]:
-        found[semconv.TAG + name] = value
+    if request.params or request.response_model is not None:
+        found |= _params(request)
+    if tags:
+        found[semconv.CONVERSATION] = tags.get("conversation_id")
+        for name in itertools.islice(tags, MOST_TAGS):
+            found[semconv.TAG + name] = tags[name]
     return found
 
 
@@ -110,11 +116,14 @@ def of_attempt_end(record: AttemptRecord) -> Attributes:
     }
 
 
-def of_event(name: str, arguments: Mapping[str, Any]) -> Attributes:
+def of_event(name: str, arguments: Mapping[str, Any]) -> Attributes | None:
     """The attributes of an event. Raises KeyError for an event or an argument that semconv does not know."""
     names = semconv.EVENTS[name]
-    given = {names[argument]: value for argument, value in arguments.items() if value is not None}
-    return {name: float(value) if isinstance(value, Decimal) else value for name, value in given.items()}
+    return {names[argument]: _plain(value) for argument, value in arguments.items() if value is not None} or None
+
+
+def _plain(value: Any) -> Any:
+    return whole(value) if type(value) is str else float(value) if type(value) is Decimal else value
 
 
 def _usage(record: CallRecord, last: AttemptRecord) -> Attributes:
@@ -132,8 +141,9 @@ def _usage(record: CallRecord, last: AttemptRecord) -> Attributes:
 
 def _params(request: Request) -> Attributes:
     params, found = request.params, Attributes()
-    for name, (attribute, kind) in semconv.REQUEST_PARAMS.items():
-        value = params.get(name)
+    for name in params.keys() & semconv.REQUEST_PARAMS:
+        attribute, kind = semconv.REQUEST_PARAMS[name]
+        value = params[name]
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             found[attribute] = kind(value)
     stop, count = params.get("stop"), params.get("n")
@@ -147,10 +157,15 @@ def _params(request: Request) -> Attributes:
     return found
 
 
-def _server(request: Request) -> tuple[str | None, int | None]:
-    base = request.transport.get("api_base") or request.transport.get("base_url")
+def _server(transport: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    base = transport.get("api_base") or transport.get("base_url")
+    return (None, None) if base is None else _parts(str(base))
+
+
+@functools.lru_cache(maxsize=256)
+def _parts(base: str) -> tuple[str | None, int | None]:
     try:
-        parts = urlsplit(str(base or ""))
+        parts = urlsplit(base)
         return parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
         return None, None
@@ -166,14 +181,26 @@ def whole(text: str) -> str:
 
 
 def clean(attributes: Attributes) -> Attributes:
-    """Those that are not None, without secrets: a provider may send back anything under any name.
+    """Those that are not None, without secrets: a provider may send back anything under any name."""
+    secrets = known()
+    found = {}
+    for name, value in attributes.items():
+        if value is None:
+            continue
+        if type(value) is str and name != semconv.CALL_ID:
+            value = word(value, secrets)
+        elif type(value) is tuple:
+            value = tuple([word(each, secrets) for each in value])
+        found[name] = value
+    return found
 
-    Redaction looks through the environment, some 20 microseconds: once for all of them.
-    """
-    known = {name: value for name, value in attributes.items() if value is not None}
-    words = {name: whole(value) for name, value in known.items() if isinstance(value, str)}
-    lists = {name: tuple(map(whole, value)) for name, value in known.items() if isinstance(value, tuple)}
-    joined = "\n".join(words.values())
-    if redact(joined, limit=None) != joined or len(joined) > LONGEST_WORD:
-        words = {name: redact(value, limit=LONGEST_WORD) for name, value in words.items()}
-    return known | words | lists
+
+def word(text: str, secrets: Known) -> str:
+    """*text* without secrets, as the exporter can write it. The same words come again and again: what is known of one
+    holds until there is another secret."""
+    return _word(text, secrets) if len(text) <= LONGEST_KNOWN else _word.__wrapped__(text, secrets)
+
+
+@functools.lru_cache(maxsize=2_000)
+def _word(text: str, _: Known) -> str:
+    return redact(whole(text), limit=LONGEST_WORD)

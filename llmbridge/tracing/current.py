@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
@@ -18,7 +19,8 @@ _place: contextvars.ContextVar[None] = contextvars.ContextVar("llmbridge_place")
 
 
 class Current:
-    """`with Current(context):` makes *context* OpenTelemetry's current one. Enter it once.
+    """`with Current(context):` makes *context* OpenTelemetry's current one. Enter it once; leaving it again, or before
+    it was entered in full because of Ctrl-C, does no harm.
 
     OpenTelemetry's own detach() logs "Failed to detach context" where the block is left in another
     contextvars.Context than it was entered in: a coroutine or generator that the collector closes. There, ours was
@@ -28,27 +30,30 @@ class Current:
     step.
     """
 
-    __slots__ = ("_before", "_place", "context", "left")
+    __slots__ = ("_api", "_before", "_place", "context", "left")
 
     def __init__(self, context: Context) -> None:
         self.context = self.left = context
+        self._place: contextvars.Token[None] | None = None
+        self._api = sys.modules["opentelemetry.context"]  # whoever has a context has imported it; a chunk costs one
 
     def __enter__(self) -> None:
-        from opentelemetry.context import attach, get_current
-
+        api = self._api
+        self._before = api.get_current()
         self._place = _place.set(None)
-        self._before = get_current()
-        attach(self.context)
+        api.attach(self.context)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        from opentelemetry.context import attach, get_current
-
+        api, place = self._api, self._place
+        if place is None:
+            return
+        self._place = None
         try:
-            _place.reset(self._place)
+            _place.reset(place)
         except ValueError:
             return
-        self.left = get_current()
-        attach(self._before)
+        self.left = api.get_current()
+        api.attach(self._before)
 
 
 _closing: contextvars.ContextVar[bool] = contextvars.ContextVar("llmbridge_closing", default=False)
