@@ -15,6 +15,7 @@ from opentelemetry.trace import Tracer, get_current_span
 
 from llmbridge import Bridge, Model
 from llmbridge.call.attempt import Attempt
+from llmbridge.tracing.current import Current
 from llmbridge.tracing.recorded import RecordedAttempt, RecordedCall
 from llmbridge.tracing.tracer import Own
 from tests.conftest import Ask, Run
@@ -111,6 +112,7 @@ STEPS: list[tuple[Any, str, str]] = [
     (RecordedCall, "attempt", "after"),
     (RecordedCall, "event", "after"),
     (RecordedAttempt, "current", "after"),
+    (Current, "__enter__", "after"),
     (RecordedAttempt, "end", "before"),
     (RecordedCall, "end", "before"),
     (Attempt, "_observe", "before"),

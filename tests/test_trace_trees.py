@@ -89,7 +89,9 @@ def test_a_budget_refuses(bridge: Bridge, ask: Ask, models: list[Model], sees: S
     """)
 
 
-def test_a_retry_succeeds(bridge: Bridge, ask: Ask, models: list[Model], sim: Simulator, sees: Sees) -> None:
+def test_a_retry_succeeds(
+    bridge: Bridge, ask: Ask, models: list[Model], sim: Simulator, spans: Spans, sees: Sees
+) -> None:
     sim.script(DOWN, Reply())
 
     ask(FISH, model=models[0])
@@ -102,6 +104,8 @@ def test_a_retry_succeeds(bridge: Bridge, ask: Ask, models: list[Model], sim: Si
           attempt openai/gpt-4o-mini 200 retry answered
           {. first_chunk}
     """)
+    first, second = sorted(spans("attempt"), key=lambda span: span.start_time or 0)
+    assert (first.end_time or 0) <= (second.start_time or 0)
 
 
 def test_another_model_answers_after_two_failures(
