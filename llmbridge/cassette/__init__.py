@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from llmbridge.cassette.entry import Entry, Recording
 from llmbridge.cassette.file import leaks, read, write
-from llmbridge.cassette.replaying import Cassette, Record, replay, replayed
+from llmbridge.cassette.replaying import Cassette, Record, offline, replay
 from llmbridge.cassette.scrubbing import scrubbed
 
 
-__all__ = ["Cassette", "Entry", "Record", "Recording", "leaks", "read", "replay", "replayed", "scrubbed", "write"]
+__all__ = ["Cassette", "Entry", "Record", "Recording", "leaks", "offline", "read", "replay", "scrubbed", "write"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -11,15 +12,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
+import httpx
 from vcr.patch import CassettePatcherBuilder
 
 from llmbridge.cassette import wires
 from llmbridge.cassette.difference import nearest
-from llmbridge.cassette.entry import Recording, asked, canonical
+from llmbridge.cassette.entry import Recording, asked, canonical, clean_url
 from llmbridge.cassette.file import read, write
 from llmbridge.cassette.scrubbing import decompressed, remember_credentials, scrubbed
 from llmbridge.errors import CassetteMiss
-from llmbridge.home import elsewhere, replaying
+from llmbridge.home import elsewhere, in_replay, replaying
 from llmbridge.ledger import close_ledgers
 from llmbridge.redaction import redact
 
@@ -30,7 +32,9 @@ _under_way = threading.Lock()
 
 
 @contextmanager
-def replay(path: str | Path, record: Record = "none", *, timing: bool = False) -> Iterator[Cassette]:
+def replay(
+    path: str | Path, record: Record = "none", *, timing: bool = False, writes: bool = True
+) -> Iterator[Cassette]:
     """Answer all HTTP inside the block from the file at *path*, in every thread and task of the process.
 
     A request is answered by the first recording, not yet played, of the same method, address, query and body (JSON by
@@ -46,36 +50,45 @@ def replay(path: str | Path, record: Record = "none", *, timing: bool = False) -
             recorded and records the rest; "all" plays nothing and replaces the file. The file is written when the
             block ends without an exception, whole or not at all.
         timing: record when each event of a stream came, and keep those pauses when it is played. httpx's streams only.
+        writes: False leaves it to the caller to call `write()` of what this yields.
 
     Raises:
         CassetteMiss: from the request that has no recording; it was not sent.
         ConfigError: the file is missing, broken or not a cassette, or a secret would have been written.
         RuntimeError: another replay is under way; there is one for the whole process.
     """
-    with replayed(Path(path), record, timing) as cassette:
-        with ExitStack() as state:
-            if not cassette.sends:
-                state.enter_context(_own_state())
-            yield cassette
-        cassette.write()
-
-
-@contextmanager
-def replayed(path: Path, record: Record, timing: bool = False) -> Iterator[Cassette]:
-    """replay() that leaves the ledger and the writing of the file to the caller."""
     if record not in get_args(Record):
         raise ValueError(f"record is one of {', '.join(map(repr, get_args(Record)))}, not {record!r}")
     if not _under_way.acquire(blocking=False):
         raise RuntimeError(f"cannot replay {path}: another replay is under way, and it holds for the whole process")
     try:
-        cassette = Cassette(path, record, timing)
+        cassette = Cassette(Path(path), record, timing)
         with ExitStack() as patches:
             patches.enter_context(replaying())
-            for patch in chain(CassettePatcherBuilder(cassette).build(), wires.patches(cassette)):
-                patches.enter_context(patch)
+            if not cassette.sends:
+                patches.enter_context(_own_state())
+            patches.enter_context(_patched(cassette))
             yield cassette
+        if writes:
+            cassette.write()
     finally:
         _under_way.release()
+
+
+@contextmanager
+def offline(why: str) -> Iterator[None]:
+    """Let no HTTP request inside the block leave this machine: CassetteMiss, which says *why*. Loopback is let through,
+    and so is whatever a replay inside the block decides about."""
+    with _patched(_Closed(why)):
+        yield
+
+
+@contextmanager
+def _patched(cassette: Patched) -> Iterator[None]:
+    with ExitStack() as patches:
+        for patch in chain(CassettePatcherBuilder(cassette).build(), wires.patches(cassette)):
+            patches.enter_context(patch)
+        yield
 
 
 @contextmanager
@@ -88,16 +101,63 @@ def _own_state() -> Iterator[None]:
             close_ledgers(Path(directory))
 
 
-class Cassette:
-    """What `replay` yields: how much was played, also after the block; and what the patches call, in any thread."""
+class Patched:
+    """What vcrpy's patches call, of the libraries besides httpx, whose streams are ours (wires.py)."""
 
     custom_patches = ()
-    skip_patchers = ("httpx",)  # whose streams are ours (wires.py)
+    skip_patchers = ("httpx",)
     write_protected = False  # what must not be sent has raised before vcrpy asks
+    timing = False
+    _path = ""  # vcrpy names its classes by it
+
+    def take(self, sent: dict[str, Any]) -> Recording | None:
+        """The recording that answers *sent*; None if it is to be sent. Raises CassetteMiss if it must not be."""
+        raise NotImplementedError
+
+    def keep(self, sent: dict[str, Any], response: dict[str, Any]) -> None:
+        """Add a request and its answer to what will be written."""
+
+    def can_play_response_for(self, request: Any) -> bool:
+        # Taken here, for good: two threads that only looked would both find the last recording.
+        if not hasattr(request, "recording"):
+            request.recording = self.take(_sent(request))
+        return request.recording is not None
+
+    def play_response(self, request: Any) -> Any:
+        return request.recording.answer
+
+    def filter_request(self, request: Any) -> Any:
+        return request
+
+    def append(self, request: Any, response: dict[str, Any]) -> None:
+        self.keep(_sent(request), response)
+
+
+class _Closed(Patched):
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def take(self, sent: dict[str, Any]) -> None:
+        host = httpx.URL(sent["uri"]).host
+        if in_replay() or host == "localhost" or _is_loopback(host):
+            return
+        raise CassetteMiss(f"{sent['method']} {clean_url(sent['uri'])} was not sent: {self._why}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Cassette(Patched):
+    """What `replay` yields: how much was played, also after the block; and what the patches call, in any thread."""
 
     def __init__(self, path: Path, record: Record, timing: bool = False) -> None:
+        self.how = f"replay({str(path)!r}, record='new')"  # what to do about a miss
         self.path, self.timing = path, timing
-        self._path = str(path)  # vcrpy names its classes by it
+        self._path = str(path)
         there = path.exists()
         reads = record == "none" or (record != "all" and there)
         self.sends = record in ("new", "all") or not reads
@@ -118,31 +178,12 @@ class Cassette:
         """ "METHOD URL" of each recording that nothing asked for."""
         return [recording.name for recording in self._recordings if not recording.played]
 
-    # What vcrpy's patches call, of the libraries besides httpx
-
-    def can_play_response_for(self, request: Any) -> bool:
-        # Taken here, for good: two threads that only looked would both find the last recording.
-        if not hasattr(request, "recording"):
-            request.recording = self.take(_sent(request))
-        return request.recording is not None
-
-    def play_response(self, request: Any) -> Any:
-        return request.recording.answer
-
-    def filter_request(self, request: Any) -> Any:
-        return request
-
-    def append(self, request: Any, response: dict[str, Any]) -> None:
-        self.keep(_sent(request), response)
-
     def keep(self, sent: dict[str, Any], response: dict[str, Any]) -> None:
-        """Add a request and its answer to what will be written."""
         recording = Recording(scrubbed(sent, response), played=True)
         with self._lock:
             self._recordings.append(recording)
 
     def take(self, sent: dict[str, Any]) -> Recording | None:
-        """The recording that answers *sent*; None if it is to be sent. Raises CassetteMiss if it must not be."""
         remember_credentials(sent["uri"], sent["headers"])
         wanted = asked({**sent, "body": decompressed(sent["headers"], sent["body"])})
         with self._lock:
@@ -156,7 +197,7 @@ class Cassette:
         raise CassetteMiss(redact(self._miss(wanted)))
 
     def _miss(self, asked: dict[str, Any]) -> str:
-        how = f"Nothing was sent. To record it: replay({str(self.path)!r}, record='new')"
+        how = f"Nothing was sent. To record it: {self.how}"
         start = f"{self.path} holds no answer to {asked['method']} {asked['url']}"
         if not self._recordings:
             return f"{start}; it is empty. {how}"

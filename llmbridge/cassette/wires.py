@@ -15,7 +15,7 @@ from llmbridge.cassette.entry import Recording, events
 
 
 if TYPE_CHECKING:
-    from llmbridge.cassette.replaying import Cassette
+    from llmbridge.cassette.replaying import Patched
 
 SYNC = (httpx.HTTPTransport, httpx.MockTransport, httpx.WSGITransport)
 ASYNC = (httpx.AsyncHTTPTransport, httpx.MockTransport, httpx.ASGITransport)
@@ -68,7 +68,7 @@ class Heard:
         return times
 
 
-def patches(cassette: Cassette) -> Iterator[Any]:
+def patches(cassette: Patched) -> Iterator[Any]:
     """What puts *cassette* in the place of the network, as context managers."""
     for kind in SYNC:
         yield mock.patch.object(kind, "handle_request", _sync(cassette, kind.handle_request))
@@ -76,7 +76,7 @@ def patches(cassette: Cassette) -> Iterator[Any]:
         yield mock.patch.object(each, "handle_async_request", _async(cassette, each.handle_async_request))
 
 
-def _sync(cassette: Cassette, real: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
+def _sync(cassette: Patched, real: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
     def handle_request(self: Any, request: httpx.Request) -> httpx.Response:
         sent = _sent(request, b"".join(request.stream))  # type: ignore[arg-type]
         recording = cassette.take(sent)
@@ -94,7 +94,7 @@ def _sync(cassette: Cassette, real: Callable[..., httpx.Response]) -> Callable[.
     return handle_request
 
 
-def _async(cassette: Cassette, real: Callable[..., Any]) -> Callable[..., Any]:
+def _async(cassette: Patched, real: Callable[..., Any]) -> Callable[..., Any]:
     async def handle_async_request(self: Any, request: httpx.Request) -> httpx.Response:
         sent = _sent(request, b"".join([piece async for piece in request.stream]))  # type: ignore[union-attr]
         recording = cassette.take(sent)
@@ -117,7 +117,7 @@ def _sent(request: httpx.Request, body: bytes) -> dict[str, Any]:
     return {"method": request.method, "uri": str(request.url), "headers": dict(request.headers), "body": body}
 
 
-def _played(recording: Recording, cassette: Cassette) -> httpx.Response:
+def _played(recording: Recording, cassette: Patched) -> httpx.Response:
     answer = recording.answer
     headers = [(name, value) for name, values in answer["headers"].items() for value in values]
     pauses_s = recording.pauses_s if cassette.timing else None
@@ -130,7 +130,7 @@ def _played(recording: Recording, cassette: Cassette) -> httpx.Response:
     )
 
 
-def _kept(cassette: Cassette, sent: dict[str, Any], response: httpx.Response, heard: Heard) -> httpx.Response:
+def _kept(cassette: Patched, sent: dict[str, Any], response: httpx.Response, heard: Heard) -> httpx.Response:
     headers: dict[str, list[str]] = {}
     for name, value in response.headers.multi_items():
         headers.setdefault(name, []).append(value)
