@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import html
 import json
 import logging
 import os
@@ -73,7 +74,11 @@ def remember(value: object) -> None:
 
 def _encodings(secret: str) -> tuple[str, ...]:
     raw = secret.encode("utf-8", "surrogatepass")
-    forms = {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+    inside = json.dumps(secret)[1:-1]  # of JSON; and of JSON in JSON, as a server echoes a body
+    forms = {secret, inside, json.dumps(inside)[1:-1], inside.replace("/", "\\/"), repr(secret)[1:-1]}
+    forms |= {html.escape(secret), html.escape(secret, quote=False)}
+    for escaped in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
+        forms |= {escaped, re.sub("%..", lambda found: found[0].lower(), escaped)}
     for shift in range(3):
         # Base64 of "user:" + secret holds one of three texts, by where the secret starts; the first and last groups
         # also hold neighbours' bits and are left off.

@@ -25,7 +25,7 @@ ROWS = [
     {"streams"},
     {"bridge", "cassette"},
     {"default"},
-    {"cli", "__init__"},
+    {"cli", "pytest_plugin", "__init__"},
 ]
 OWNERS = {
     "litellm": {"provider"},

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
+import html
 import json
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote_plus
 
 import httpx
 import pytest
 import vcr
+import yaml
 from hypothesis import given, settings, strategies as st
 
 import llmbridge
 from llmbridge import redaction
 from llmbridge.cassette import replay
+from llmbridge.cassette.wires import Pieces
 from llmbridge.errors import CassetteMiss, ConfigError
 from tests import recording
 from tests.conftest import Ask, Run
@@ -604,6 +613,137 @@ def test_no_secret_reaches_the_file(upstream: Upstream, path: Path, monkeypatch:
     assert "alt=sse" in text
 
 
+KEY = 'c4n4ry/quo"te+and=more&0123456789'  # no prefix to know it by, and everything that an encoding changes
+CANARY = KEY.replace('"', "")  # where a quote cannot stand
+
+
+def basic(secret: str) -> str:
+    return base64.b64encode(f"user:{secret}".encode()).decode()
+
+
+SAID = {
+    "json": lambda: {"json": {"error": {"message": f"bad key {KEY}", "list": [[KEY]]}}},
+    "json in json": lambda: {"json": {"echo": json.dumps({"key": KEY})}},
+    "json with escaped slashes": lambda: {
+        "content": json.dumps([CANARY]).replace("/", "\\/"),
+        "headers": {"content-type": "application/json"},
+    },
+    "json with escaped letters": lambda: {
+        "content": '["' + "".join(f"\\u{ord(letter):04x}" for letter in KEY) + '"]',
+        "headers": {"content-type": "application/json"},
+    },
+    "plain text": lambda: {"text": f"You sent {KEY}, which is wrong."},
+    "html": lambda: {"html": f"<p>You sent {html.escape(KEY)}</p>"},
+    "an event of a stream": lambda: {"text": "data: " + json.dumps({"text": KEY}) + "\n\n"},
+    "a header that is kept": lambda: {"headers": {"x-request-id": CANARY}},
+    "a header that is not": lambda: {"headers": {"x-echo": CANARY}},
+    "a cookie": lambda: {"headers": {"set-cookie": f"session={CANARY}; path=/"}},
+    "base64": lambda: {"text": base64.b64encode(f"key={KEY}".encode()).decode()},
+    "url-safe base64": lambda: {"text": base64.urlsafe_b64encode(KEY.encode()).decode()},
+    "basic": lambda: {"text": f"Authorization: Basic {basic(KEY)}"},
+    "url-encoded": lambda: {"text": quote(KEY, safe="")},
+    "url-encoded in small letters": lambda: {"text": quote(KEY, safe="").lower()},
+    "the reason phrase": lambda: {"extensions": {"reason_phrase": CANARY.encode()}},
+    "bytes": lambda: {"content": b"\xff\x00" + KEY.encode()},
+}
+ASKED = {
+    "a known header": lambda: {"headers": {"authorization": f"Bearer {CANARY}"}},
+    "an unknown header": lambda: {"headers": {"x-acme": CANARY}},
+    "a header that is kept": lambda: {"headers": {"accept": f"text/{CANARY}"}},
+    "a cookie": lambda: {"headers": {"cookie": f"a=b; session={CANARY}"}},
+    "basic": lambda: {"headers": {"authorization": f"Basic {basic(KEY)}"}},
+    "the query": lambda: {"params": {"q": KEY}},
+    "a query of its own": lambda: {"params": {"key": KEY}},
+    "the path": lambda: {"url": f"{URL}/{quote(KEY, safe='')}/x"},
+    "the path in small letters": lambda: {"url": f"{URL}/{quote(KEY, safe='').lower()}/x"},
+    "the user": lambda: {"url": f"https://me:{quote(KEY, safe='')}@api.example.com/"},
+    "nested json": lambda: {"json": {"a": [{"b": {"c": f"x {KEY} y"}}]}},
+    "a name in json": lambda: {"json": {KEY: 1}},
+    "a form": lambda: {"data": {"client": KEY}},
+    "a file": lambda: {"files": {"file": ("name", KEY.encode())}},
+    "compressed json": lambda: {
+        "content": gzip.compress(json.dumps({"a": KEY}).encode()),
+        "headers": {"content-encoding": "gzip", "content-type": "application/json"},
+    },
+}
+
+
+def everything_in(path: Path) -> str:
+    """The file and what it holds, after every decoding that a reader could think of."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    document = repr(yaml.safe_load(text)) if text else ""
+    return "\n".join([text, unquote_plus(text), html.unescape(text), document, unquote_plus(document)])
+
+
+def is_in(secret: str, text: str) -> bool:
+    forms = [secret, json.dumps(secret)[1:-1], basic(secret)[8:-4], base64.b64encode(secret.encode()).decode()[:-4]]
+    return any(form in text or form.lower() in text for form in forms)
+
+
+@pytest.mark.parametrize("place", SAID)
+def test_a_known_key_in_an_answer_reaches_no_file(place: str, upstream: Upstream, path: Path) -> None:
+    redaction.remember(KEY)
+    redaction.remember(CANARY)
+    upstream.says(400, **SAID[place]())
+    with replay(path, record="once"):
+        upstream.ask()
+
+    assert path.exists()
+    assert not is_in(KEY, everything_in(path)) and not is_in(CANARY, everything_in(path))
+
+
+@pytest.mark.parametrize("place", ASKED)
+def test_a_known_key_in_a_request_reaches_no_file_and_is_replayed(place: str, upstream: Upstream, path: Path) -> None:
+    redaction.remember(KEY)
+    redaction.remember(CANARY)
+
+    def ask() -> Any:
+        return upstream.client.post(**{"url": URL, **ASKED[place]()}).json()
+
+    with replay(path, record="once"):
+        ask()
+    if place != "a file":  # whose border is another one each time
+        with replay(path):
+            assert ask() == {"number": 1}
+
+    assert path.exists()
+    assert not is_in(KEY, everything_in(path)) and not is_in(CANARY, everything_in(path))
+
+
+@pytest.mark.parametrize(
+    "place", ["a known header", "a cookie", "a query of its own", "the user", "basic", "x-acme-key"]
+)
+def test_a_credential_that_nobody_knew_is_known_once_it_was_sent(place: str, upstream: Upstream, path: Path) -> None:
+    sent = {"headers": {"x-acme-key": CANARY}} if place == "x-acme-key" else ASKED[place]()
+    echo = basic(KEY) if place == "basic" else CANARY if "headers" in sent else KEY
+    upstream.says(401, text=f"wrong: {echo}")
+    with replay(path, record="once"):
+        upstream.client.post(**{"url": URL, **sent})
+
+    assert "wrong:" in path.read_text()
+    assert not is_in(KEY, everything_in(path)) and not is_in(CANARY, everything_in(path))
+
+
+@pytest.mark.parametrize("cut", [1, 5, 16])
+def test_a_key_that_a_stream_says_in_pieces_keeps_the_file_from_being_written(
+    cut: int, upstream: Upstream, path: Path
+) -> None:
+    redaction.remember(KEY)
+    pieces = [KEY[at : at + cut] for at in range(0, len(KEY), cut)]
+    said = "".join("data: " + json.dumps({"delta": [{"text": piece}]}) + "\n\n" for piece in pieces)
+    upstream.says(200, text=said, headers={"content-type": "text/event-stream"})
+    with (
+        pytest.raises(ConfigError, match=r"was not written: it would hold a secret \(interaction 2 of 2\)"),
+        replay(path, record="once"),
+    ):
+        upstream.answer, say = upstream._number, upstream.answer
+        upstream.ask()
+        upstream.answer = say
+        upstream.ask()
+
+    assert not path.exists()
+
+
 def test_a_file_that_would_still_hold_a_secret_is_not_written(upstream: Upstream, recorded: Path) -> None:
     leaky = recorded.read_text().replace("trout", SECRETS["bearer"])
     recorded.write_text(leaky)
@@ -628,6 +768,113 @@ def test_what_vcrpy_wrote_is_replayed(upstream: Upstream, path: Path) -> None:
         assert upstream.ask().json() == {"number": 1}
 
     assert upstream.count == 1
+
+
+# Streams
+
+
+EVENTS = [b"data: 1\n\n", b": ping\n\n", b"event: x\r\ndata: 2\r\n\r\n", b"data: [DONE]\n\n"]
+LINES = [b'{"a":1}\n', b'{"b":2}\n']
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("kind", "sent", "pieces"),
+    [
+        ("text/event-stream; charset=utf-8", EVENTS, EVENTS),
+        ("text/event-stream", [b"".join(EVENTS)[:13], b"".join(EVENTS)[13:]], EVENTS),
+        ("application/x-ndjson", LINES, LINES),
+        ("text/plain", LINES, [b"".join(LINES)]),
+    ],
+)
+def test_a_stream_is_played_in_its_events(
+    kind: str, sent: list[bytes], pieces: list[bytes], colour: str, upstream: Upstream, path: Path, run: Run
+) -> None:
+    upstream.answer = lambda _: httpx.Response(200, stream=Pieces(sent), headers={"content-type": kind})
+
+    async def aread() -> list[bytes]:
+        async with upstream.async_client.stream("POST", URL) as answer:
+            return [piece async for piece in answer.aiter_raw()]
+
+    def read() -> list[bytes]:
+        with upstream.client.stream("POST", URL) as answer:
+            return [*answer.iter_raw()]
+
+    with replay(path, record="once"):
+        heard = run(aread()) if colour == "async" else read()
+    with replay(path):
+        played = run(aread()) if colour == "async" else read()
+
+    assert heard == sent
+    assert played == pieces
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_the_pauses_of_a_stream_are_kept_and_played_if_asked_for(
+    colour: str, upstream: Upstream, path: Path, run: Run
+) -> None:
+    upstream.answer = lambda _: httpx.Response(
+        200, stream=Pieces(EVENTS, [0.0, 0.2, 0.0, 0.1]), headers={"content-type": "text/event-stream"}
+    )
+
+    def took_s() -> float:
+        started = time.monotonic()
+        assert (run(upstream.async_client.post(URL)) if colour == "async" else upstream.client.post(URL)).content
+        return time.monotonic() - started
+
+    with replay(path, record="once", timing=True):
+        took_s()
+    with replay(path, timing=True):
+        assert took_s() >= 0.29
+    with replay(path):
+        assert took_s() < 0.2
+    (times,) = [line for line in path.read_text().splitlines() if "times_s: [" in line]
+    assert len(yaml.safe_load(times)["times_s"]) == 4
+
+    path.write_text(path.read_text().replace(times, "      times_s: [0.1, 0.3]"))
+    with replay(path, timing=True):
+        assert took_s() < 0.1  # edited: which pause is whose, nobody knows
+    with vcr.VCR(record_mode="none").use_cassette(str(path)):
+        assert took_s() < 0.2
+
+
+def test_without_timing_no_time_is_written(upstream: Upstream, path: Path) -> None:
+    upstream.says(200, content=b"".join(EVENTS), headers={"content-type": "text/event-stream"})
+    with replay(path, record="once"):
+        upstream.ask()
+
+    assert "times_s" not in path.read_text()
+
+
+# A process that dies
+
+
+WRITER = """
+import sys, httpx
+from pathlib import Path
+from llmbridge.cassette import replay
+from llmbridge.cassette.wires import Pieces
+client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, text="x" * 1000)))
+print("ready", flush=True)
+while True:
+    with replay(sys.argv[1], record="all"):
+        for number in range(30):
+            client.post("https://api.example.com", json={"number": number})
+"""
+
+
+def test_a_process_killed_while_it_records_leaves_a_whole_file(recorded: Path, upstream: Upstream) -> None:
+    for turn in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(recorded)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.05 + turn * 0.11)
+            process.send_signal(signal.SIGKILL)
+        with replay(recorded) as cassette:
+            pass
+        assert len(cassette.unplayed) in (1, 30)
 
 
 # What is not a cassette

@@ -61,10 +61,10 @@ class Recording:
         return [each for each in self.events if each.call in ("fsync", "fdatasync") and each.ended < cut]
 
 
-def _record(directory: Path, durability: str) -> Recording:
+def _record(directory: Path, durability: str, pairs: int) -> Recording:
     path, log = directory / "ledger.db", directory / "strace.log"
     work = {"path": str(path), "marker": str(directory / "marker"), "durability": durability}
-    with Worker("power", prefix=(*STRACE, "-o", str(log)), **work, threads=3, pairs=60 if LONG else 25) as worker:
+    with Worker("power", prefix=(*STRACE, "-o", str(log)), **work, threads=3, pairs=pairs) as worker:
         assert worker.end() == []
     lines = log.read_text().splitlines()
     log.unlink()
@@ -186,7 +186,18 @@ def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         pytest.skip("strace is not installed")
     if subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, timeout=WAIT_S).returncode:
         pytest.skip("strace may not trace here")
-    return request.param, _record(tmp_path_factory.mktemp(request.param), request.param)
+    for pairs in (60 if LONG else 25, 100, 400):  # a busy machine sees fewer checkpoints
+        recorded = _record(tmp_path_factory.mktemp(request.param), request.param, pairs)
+        if len(_begun(recorded)) >= 3:
+            break
+    return request.param, recorded
+
+
+def _begun(recorded: Recording) -> list[Event]:
+    """The writes with which a log begins anew, after a checkpoint."""
+    return [
+        each for each in recorded.events if each.path.endswith("-wal") and (each.call, each.number) == ("pwrite64", 0)
+    ]
 
 
 def test_a_power_cut_at_any_moment_leaves_a_ledger_that_holds_what_was_promised(
@@ -212,7 +223,7 @@ def test_a_power_cut_at_any_moment_leaves_a_ledger_that_holds_what_was_promised(
 def test_the_recording_has_what_a_power_cut_could_hurt(recording: tuple[str, Recording]) -> None:
     durability, recorded = recording
     wal = [each for each in recorded.events if each.path.endswith("-wal")]
-    begun = [each for each in wal if each.call == "pwrite64" and each.number == 0]
+    begun = _begun(recorded)
     syncs = [each for each in wal if each.call == "fdatasync"]
     assert len(begun) >= 3, "no checkpoint was recorded"
     assert len(syncs) >= (10 if durability == "power" else 3)

@@ -221,7 +221,7 @@ def test_the_event_loop_is_not_held_for_ten_milliseconds_by_a_ledger_that_others
     slow = [step for step in steps if step > 0.010]
     print(f"{durability}: {len(steps)} steps beside {sum(done)} others' pairs, longest {max(steps) * 1000:.2f} ms")
     assert min(done) > 0
-    assert len(slow) <= 1, slow  # one, for what the machine does behind Linux's back
+    assert len(slow) <= max(1, len(steps) // 100), slow  # what the machine does behind Linux's back
     with Ledger(path) as ledger:
         assert ledger.check() == []
         assert sum(record.outcome == "answered" for record in ledger.records()) == 8 * LOOP_CALLS

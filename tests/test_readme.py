@@ -15,6 +15,8 @@ from tests.simulator import Fault, Reply, Simulator
 from tests.tracing_spans import Spans
 
 
+pytest_plugins = "pytester"
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -127,6 +129,27 @@ def test_the_replay_example_records_and_then_plays(sim: Simulator) -> None:
     exec(snippet(5), second := {})
 
     assert first["reply"].text == second["reply"].text == "Trout."
+    assert len(sim.requests) == 1
+
+
+def test_the_mock_example_answers_without_a_provider(sim: Simulator) -> None:
+    exec(snippet(6), names := {})
+
+    assert names["reply"].text in ("Trout.", "Fixed.")
+    assert len(sim.requests) == 0
+
+
+def test_the_plugin_example_is_a_test_that_passes(
+    pytester: pytest.Pytester, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    pytester.makepyfile(test_fish="import pytest\n" + shown.replace('"trout"', '"Trout"'))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    for option in ("--llmbridge-record=once", "--llmbridge-record=none"):
+        done = pytester.runpytest_subprocess("-p", "llmbridge.pytest_plugin", option)
+        done.assert_outcomes(passed=1)
+
     assert len(sim.requests) == 1
 
 

@@ -119,7 +119,8 @@ def _answer(span: ReadableSpan, has: dict[str, Any], all_spans: list[ReadableSpa
     children = [each for each in all_spans if _is_attempt(each) and each.parent and each.parent == span.context]
     if len(children) != has.get(semconv.ATTEMPT_COUNT):
         yield f"{has.get(semconv.ATTEMPT_COUNT)} attempts were counted and {len(children)} have a span"
-    if children and semconv.PROVIDER not in has:
+    named = [each for each in children if "/" in str(attributes(each).get(semconv.ATTEMPT_MODEL, ""))]
+    if named and semconv.PROVIDER not in has:  # a bare name that LiteLLM does not know is of nobody
         yield "something was asked, of no provider"
     if has.get(semconv.CACHE_HIT):
         if any(name.startswith("gen_ai.usage.") for name in has):

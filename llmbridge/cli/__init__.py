@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llmbridge import __version__
+from llmbridge.cli import cassette
 from llmbridge.cli.complete import complete
 from llmbridge.cli.demo import demo
 from llmbridge.errors import LLMBridgeError
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(complete)
 app.command()(demo)
+app.add_typer(cassette.app, name="cassette")
 
 
 def _version(wanted: bool) -> None:

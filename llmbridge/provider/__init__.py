@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmbridge.provider.rates import is_local
     from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
     from llmbridge.provider.source import Source
+    from llmbridge.provider.table import plain_cost_usd
 
 _HOME = {
     "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
@@ -30,6 +31,7 @@ _HOME = {
     "rates": ("is_local",),
     "sending": ("acomplete", "aembed", "astream", "complete", "embed", "stream"),
     "source": ("Source",),
+    "table": ("plain_cost_usd",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -56,6 +58,7 @@ __all__ = [
     "litellm",
     "needs",
     "output_cap",
+    "plain_cost_usd",
     "request_id",
     "seen_nanousd",
     "stream",

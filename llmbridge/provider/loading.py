@@ -45,6 +45,9 @@ def litellm() -> ModuleType:
         logging.getLogger("LiteLLM").addFilter(RedactingFilter())
         if "REPEATED_STREAMING_CHUNK_LIMIT" not in os.environ:
             litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # type: ignore[attr-defined]
+        from llmbridge.provider import mocks
+
+        mocks.register(litellm)
     return litellm
 
 

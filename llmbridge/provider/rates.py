@@ -24,7 +24,7 @@ QUANTA_A_NANOUSD = 10**21
 QUANTA_A_USD = Decimal(10**30)
 # A search whose price is not in the table: the dearest that is.
 DEAREST_SEARCH_USD = Decimal("0.035")
-LOCAL = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "docker_model_runner", "lemonade"})
+LOCAL = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "docker_model_runner", "lemonade", "mock"})
 SERVED = frozenset(
     {"hosted_vllm", "vllm", "xinference", "oobabooga"}
 )  # often at home, but with no address of their own

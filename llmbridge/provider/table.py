@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,15 @@ def find(request: Request) -> tuple[str, str] | None:
     if key is None or provider not in PLAIN or table[key].get("litellm_provider") != provider:
         return None
     return key, provider
+
+
+def plain_cost_usd(model: str, input_tokens: int, output_tokens: int) -> Decimal | None:
+    """What so many tokens cost by the table's plain prices, without tiers and caches; None if it has no such model.
+    *model* may be the name that stands in a provider's own JSON."""
+    table = bundled()
+    keys = [model, *(f"{provider}/{model}" for provider in PLAIN)]
+    fields = next((table[key] for key in keys if key in table), {})
+    prices = [fields.get(f"{side}_cost_per_token") for side in ("input", "output")]
+    if prices[0] is None:
+        return None
+    return input_tokens * Decimal(str(prices[0])) + output_tokens * Decimal(str(prices[1] or 0))
