@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,22 @@ ONCE = Fallback(retries=0, breaker=False)
 VERBS = ("complete", "acomplete", "stream", "astream")
 Ask = Callable[..., Completion]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What runs for several providers runs by all four verbs for OpenAI and by one of each pair, which differ by an
+    await, for the others; by all for all with LLMBRIDGE_LONG=1."""
+    if os.environ.get("LLMBRIDGE_LONG"):
+        return
+    twins = [item for item in items if _is_twin(getattr(item, "callspec", None))]
+    config.hook.pytest_deselected(items=twins)
+    items[:] = [item for item in items if item not in set(twins)]
+
+
+def _is_twin(case: Any) -> bool:
+    params = case.params if case is not None else {}
+    providers = [params[name] for name in ("model", "provider") if isinstance(params.get(name), str)]
+    return params.get("verb") in ("acomplete", "stream") and providers not in ([], ["openai"])
 
 
 @pytest.fixture(scope="session", autouse=True)

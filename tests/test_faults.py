@@ -347,7 +347,7 @@ def test_the_deadline_bounds_a_stream_as_a_whole(
     sim.script(Reply(pieces=[f"{number} " for number in range(400)], gap_s=0.05))
     started = time.monotonic()
 
-    stream = opened(verb, run, FISH, model=model, deadline_s=0.6)
+    stream = opened(verb, run, FISH, model=model, deadline_s=2.0)
     text, error = read(verb, run, stream)
 
     assert time.monotonic() - started < 10

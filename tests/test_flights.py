@@ -310,7 +310,7 @@ def test_followers_that_leave_do_not_harm_the_leader(
 def test_a_break_after_content_gives_each_reader_its_own_error_with_what_came(
     lead: Callable[..., Leading], sim: Simulator, gpt: Model, bridge: Bridge, pool: ThreadPoolExecutor
 ) -> None:
-    sim.script(Fault.cut(5, Reply(pieces=PIECES, gap_s=0.03)))
+    sim.script(Fault.cut(5, Reply(pieces=PIECES, gap_s=0.3)))
     leading = lead()
 
     def follow(verb: str) -> StreamInterrupted:
@@ -334,7 +334,7 @@ def test_a_break_after_content_gives_each_reader_its_own_error_with_what_came(
 def test_a_complete_that_followed_a_broken_stream_asks_for_itself_and_the_others_follow_it(
     lead: Callable[..., Leading], sim: Simulator, gpt: Model, bridge: Bridge, pool: ThreadPoolExecutor
 ) -> None:
-    sim.script(Fault.cut(5, Reply(pieces=PIECES, gap_s=0.03)), Reply(text="Pike."))
+    sim.script(Fault.cut(5, Reply(pieces=PIECES, gap_s=0.3)), Reply(text="Pike."))
     leading = lead()
     following = [pool.submit(ask, bridge, verb, model=gpt) for verb in ("complete", "acomplete", "complete")]
     until(lambda: readers() == 4)
