@@ -262,8 +262,6 @@ def somebody_writing(path: Path, chance: random.Random) -> Iterator[None]:
         thread.join()
 
 
-# A cancelled task leaves the thread behind in which LiteLLM makes its coroutine.
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_cancellation_at_any_moment_leaves_nothing_held_and_nothing_unpaid(
     sim: Simulator, gpt: Model, run: Run, fresh_default: Bridge, records: list[CallRecord], seed: int

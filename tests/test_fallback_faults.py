@@ -291,7 +291,7 @@ def test_a_model_that_asked_to_be_left_alone_is_so_by_the_next_call_too(
         assert ask(FISH, model=models).model == models[1].model
     assert len(sim.requests) == 4
 
-    pauses.offset_s += 31
+    pauses.now_s += 31
 
     assert ask(FISH, model=models).model == models[0].model
 

@@ -237,10 +237,10 @@ def test_silence_ends_with_the_deadline(
     started = time.monotonic()
 
     with pytest.raises(DeadlineExceeded) as caught:
-        ask(FISH, model=model, deadline_s=0.25)
+        ask(FISH, model=model, deadline_s=1)
 
     assert time.monotonic() - started < 10
-    assert caught.value.deadline_s == 0.25
+    assert caught.value.deadline_s == 1
     assert [attempt.error_type for attempt in caught.value.attempts] == ["ProviderTimeout"]
     assert (len(records), records[0].error_type) == (1, "DeadlineExceeded")
     assert_charged(records[0])
@@ -253,7 +253,7 @@ def test_a_provider_that_drips_bytes_is_cut_off_at_the_deadline(
     started = time.monotonic()
 
     with pytest.raises((DeadlineExceeded, StreamInterrupted)):
-        ask(FISH, model=model, deadline_s=0.4)
+        ask(FISH, model=model, deadline_s=1)
 
     assert time.monotonic() - started < 10
     assert (len(records), records[0].outcome) == (1, "failed")
@@ -264,7 +264,7 @@ def test_the_deadline_closes_the_connection(ask: Ask, sim: Simulator, model: Mod
     sim.script(Fault.hang())
 
     with pytest.raises(DeadlineExceeded):
-        ask(FISH, model=model, deadline_s=0.25)
+        ask(FISH, model=model, deadline_s=1)
 
     assert sim.wait_for_disconnects(1, timeout_s=3)
 
@@ -274,7 +274,7 @@ def test_the_deadline_bounds_all_attempts_together(ask: Ask, sim: Simulator, gpt
     started = time.monotonic()
 
     with pytest.raises(DeadlineExceeded) as caught:
-        ask(FISH, model=[gpt, claude, gpt], deadline_s=0.4)
+        ask(FISH, model=[gpt, claude, gpt], deadline_s=1)
 
     assert time.monotonic() - started < 10
     assert len(caught.value.attempts) == 1
@@ -286,7 +286,7 @@ def test_a_timeout_of_one_request_goes_to_the_next_model(
 ) -> None:
     sim.script(Fault.hang(), Reply())
 
-    reply = ask(FISH, model=[at(sim, provider, params={"timeout": 0.25}), claude], deadline_s=5)
+    reply = ask(FISH, model=[at(sim, provider, params={"timeout": 1}), claude], deadline_s=20)
 
     assert [attempt.error_type for attempt in reply.attempts] == ["ProviderTimeout", None]
     assert reply.attempts[0].cost_usd == reply.attempts[0].reserved_usd
@@ -852,7 +852,7 @@ def test_embeddings_keep_the_deadline_and_go_to_the_next_model(
     started = time.monotonic()
 
     with pytest.raises(DeadlineExceeded) as caught:
-        embedded(verb, run, [small, small], deadline_s=0.4)
+        embedded(verb, run, [small, small], deadline_s=1)
 
     assert time.monotonic() - started < 10
     assert [attempt.error_type for attempt in caught.value.attempts] == ["ProviderUnavailable", "ProviderTimeout"]
