@@ -124,10 +124,16 @@ def every_span_keeps_the_contract(request: pytest.FixtureRequest, caplog: pytest
 
 
 @pytest.fixture
-def records(fresh_default: Bridge) -> list[CallRecord]:
-    """Every record that the default Bridge publishes in this test."""
+def bridge(fresh_default: Bridge) -> Bridge:
+    """The one that a test asks; a module that needs another one has a `bridge` of its own."""
+    return fresh_default
+
+
+@pytest.fixture
+def records(bridge: Bridge) -> list[CallRecord]:
+    """Every record that the Bridge publishes in this test."""
     heard: list[CallRecord] = []
-    fresh_default.subscribe(heard.append)
+    bridge.subscribe(heard.append)
     return heard
 
 
