@@ -29,7 +29,7 @@ from tests.tracing_spans import Spans, spans  # noqa: F401
 # Here and not in a fixture: test modules import LiteLLM for themselves, and it must have been loaded by us before, or
 # it would fetch its price table.
 llmbridge.warm()
-gc.freeze()  # LiteLLM's million objects stay: a test that collects what it dropped need not walk them, for 0.2 s each time
+gc.freeze()  # of LiteLLM a million objects stay: a test that collects what it dropped need not walk them, in 0.2 s
 
 ONCE = Fallback(retries=0, breaker=False)
 VERBS = ("complete", "acomplete", "stream", "astream")
