@@ -293,9 +293,10 @@ class Bridge:
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
         policy, models = self._policy(asked, model)
-        limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
-        given = [*budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
-        budgets = distinct([*self._budgets, *given]) if given else self._budgets
+        budgets = self._budgets
+        if budget is not None or policy.max_usd is not None:
+            limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
+            budgets = distinct([*budgets, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
         memory = self._memory(_wish(cache, cache_params), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
@@ -384,6 +385,8 @@ def _cache_params(params: Any) -> dict[str, Any]:
 
 
 def _wish(mode: Mode | None, params: dict[str, Any]) -> Wish:
+    if mode is None and not params:
+        return _USUAL
     wish = Wish(mode or "on", **{name: value for name, value in params.items() if value is not None})
     if wish.mode not in MODES:
         raise ValueError(f"cache is one of {', '.join(map(repr, MODES))}, not {mode!r}")
@@ -394,6 +397,10 @@ def _wish(mode: Mode | None, params: dict[str, Any]) -> Wish:
     return wish
 
 
+_USUAL = Wish()
+
+
 def _answer(call: Call, kind: type[T]) -> T:
     assert isinstance(call.answer, kind)
+    call.current = None  # which leads back to the call: in a cycle, they would wait for the collector
     return call.answer
