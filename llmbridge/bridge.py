@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from llmbridge import metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
-from llmbridge.call.memory import MODES, Memory, Mode, Wish
+from llmbridge.call.memory import Memory, Mode, Wish, cache_params, wish
 from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.completion import Completion, Embedding
@@ -26,7 +26,7 @@ from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
-from llmbridge.params import CACHE, EmbedParams, Params
+from llmbridge.params import EmbedParams, Params
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
@@ -274,17 +274,17 @@ class Bridge:
         return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
-        cache = _cache_params(params)
+        cache = cache_params(params)
         return self._call(request.chat(messages, params, response_model), cache, *own)
 
     def _embeddings(self, inputs: Inputs, own: _Own, params: Any) -> Call:
-        cache = _cache_params(params)
+        cache = cache_params(params)
         return self._call(request.embeddings(inputs, params), cache, *own)
 
     def _call(
         self,
         asked: Request,
-        cache_params: dict[str, Any],
+        given: dict[str, Any],
         model: Models | Fallback | None,
         budget: Budgets | None,
         cache: Mode | None,
@@ -298,7 +298,7 @@ class Bridge:
             limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
             budgets = distinct([*budgets, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
-        memory = self._memory(_wish(cache, cache_params), tags)
+        memory = self._memory(wish(cache, given), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
             asked = asked.owning()
         ledger = self._usable_ledger(budgets, models)
@@ -316,11 +316,11 @@ class Bridge:
             propagate=self._propagate,
         )
 
-    def _memory(self, wish: Wish, tags: Mapping[str, str]) -> Memory | None:
+    def _memory(self, wanted: Wish, tags: Mapping[str, str]) -> Memory | None:
         cache = self._cache
-        if cache is not None and wish.mode != "off" and not (cache.is_default and in_replay()):
-            return Memory(cache, wish, tags)
-        if wish.mode == "only":
+        if cache is not None and wanted.mode != "off" and not (cache.is_default and in_replay()):
+            return Memory(cache, wanted, tags)
+        if wanted.mode == "only":
             raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
         return None
 
@@ -377,27 +377,6 @@ def _guards(policy: Fallback, first_chunk_s: float | None, chunk_gap_s: float | 
         policy.commit_chunks,
         policy.min_chunks_per_s,
     )
-
-
-def _cache_params(params: Any) -> dict[str, Any]:
-    """What in *params* is for the cache, taken out of them."""
-    return {name: params.pop(name) for name in CACHE if name in params}
-
-
-def _wish(mode: Mode | None, params: dict[str, Any]) -> Wish:
-    if mode is None and not params:
-        return _USUAL
-    wish = Wish(mode or "on", **{name: value for name, value in params.items() if value is not None})
-    if wish.mode not in MODES:
-        raise ValueError(f"cache is one of {', '.join(map(repr, MODES))}, not {mode!r}")
-    request.check_seconds("ttl_s", wish.ttl_s)
-    request.check_seconds("max_age_s", wish.max_age_s)
-    if isinstance(wish.sample, bool) or not isinstance(wish.sample, int) or wish.sample < 0:
-        raise ValueError(f"sample is which of several answers is meant: 0, 1, 2, ..., not {wish.sample!r}")
-    return wish
-
-
-_USUAL = Wish()
 
 
 def _answer(call: Call, kind: type[T]) -> T:
