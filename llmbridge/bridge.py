@@ -101,6 +101,9 @@ class Bridge:
             return self._ledger
         if self._ledger is None:
             raise AttributeError("this Bridge has no ledger")
+        opened = self._opened
+        if self._ledger and opened is not None:
+            return opened
         path = Path(self._ledger) if self._ledger else ledger_path()  # where the default one is may change: replay()
         with self._opening:
             if self._opened is None or self._opened.path != path:
