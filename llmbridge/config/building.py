@@ -18,7 +18,7 @@ from llmbridge.config.rules import Rules
 from llmbridge.config.tables import LISTED, BridgeTable, Root, fields_at
 from llmbridge.errors import ConfigError, Mistake
 from llmbridge.fallback import Fallback
-from llmbridge.ledger import distinct
+from llmbridge.ledger import Budget, distinct
 from llmbridge.params import EmbedParams, Params
 from llmbridge.redaction import MASK, is_credential, redact
 from llmbridge.request import Hidden, Model
@@ -82,6 +82,9 @@ class _Building:
         root = self._checked()
         if name is not None and name not in self._data.get("bridges", {}):
             self._add(("bridges",), f"has no {name!r}; it has {', '.join(self._data.get('bridges', {})) or 'none'}")
+        if root is not None:
+            for each in (None, *root.bridges):
+                self._check_money(root, each)
         self._raise()
         assert root is not None
         return self._made(root, name, sources)
@@ -157,6 +160,20 @@ class _Building:
             line = None if variable else self._document.line(key)
             yield Source(shown(key), _masked(key, value), line, variable)
 
+    def _check_money(self, root: Root, name: str | None) -> None:
+        at: Key = () if name is None else ("bridges", name)
+        own = root if name is None else root.bridges[name]
+        said = own if "ledger" in own.model_fields_set else root
+        if said.ledger is None and (own.budgets or root.budgets):
+            key = (*at, "ledger") if said is own else (*at, "budgets") if own.budgets else ("ledger",)
+            self._add(key, "budgets cannot be kept while the ledger is off; take away one of them")
+        budgets: tuple[Budget, ...] = ()
+        for place, each in _budgets(root, name):
+            try:
+                budgets = distinct([*budgets, each])
+            except ValueError as error:
+                self._add(place, str(error))
+
     def _made(self, root: Root, name: str | None, sources: tuple[Source, ...]) -> Configuration:
         tables: list[BridgeTable] = [root] if name is None else [root.bridges[name], root]
         models: dict[str, Model] = {known: table.made for known, table in root.models.items()}
@@ -168,20 +185,22 @@ class _Building:
             "names": models | chains,
             "cache": None if cache is None else cache.made,
             "ledger": None if ledger is None else ledger.given.get("path", ""),
-            "budgets": self._budgets(tables),
+            "budgets": distinct([each for _, each in _budgets(root, name)]),
             "limits": [each.made for table in tables for each in table.limits],
         }
         arguments |= {each: said[each] for each in ("deadline_s", "propagate") if each in said}
         options = {} if ledger is None else {each: value for each, value in ledger.given.items() if each != "path"}
         return Configuration(self._document.path, Hidden(arguments), options, _tracing(root), sources)
 
-    def _budgets(self, tables: list[BridgeTable]) -> Any:
-        budgets = [each.made for table in tables for each in table.budgets]
-        try:
-            return distinct(budgets)
-        except ValueError as error:
-            self._add(("budgets",), str(error))
-            self._raise()
+
+def _budgets(root: Root, name: str | None) -> list[tuple[Key, Budget]]:
+    """All that hold for the Bridge *name*, with their keys."""
+    own: list[tuple[Key, BridgeTable]] = [] if name is None else [(("bridges", name), root.bridges[name])]
+    return [
+        ((*at, "budgets", number), each.made)
+        for at, table in [*own, ((), root)]
+        for number, each in enumerate(table.budgets)
+    ]
 
 
 def _tracing(root: Root) -> Mapping[str, Any] | Literal[False] | None:
@@ -224,10 +243,11 @@ def _chain(chain: Fallback, models: Mapping[str, Model]) -> Fallback:
 
 def _blamed(what: str, table: Any) -> Key:
     """The key that a message is about: the first that it names, or whose value it shows."""
-    for name, value in table.items() if isinstance(table, dict) else ():
+    named = table.items() if isinstance(table, dict) else ()
+    for name, value in named:
         if re.search(rf"\b{re.escape(name)}\b", what) or repr(value) in what:
             return (name,)
-    return ()
+    return next(((name, *inner) for name, value in named if (inner := _blamed(what, value))), ())
 
 
 def _unknown(key: Key) -> str:

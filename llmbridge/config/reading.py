@@ -81,7 +81,8 @@ def _toml_lines(text: str) -> dict[Key, int]:
             continue
         if statement.lstrip().startswith("["):
             table = _header(found, latest)
-            lines.setdefault(table, start)
+            for end in range(1, len(table) + 1):
+                lines.setdefault(table[:end], start)
         else:
             _note(found, table, start, lines)
         statement = ""
@@ -102,8 +103,8 @@ def _header(found: Any, latest: dict[Key, int]) -> Key:
 
 
 def _note(value: Any, key: Key, line: int, lines: dict[Key, int]) -> None:
-    if key not in lines:
-        lines[key] = line
+    if key:
+        lines.setdefault(key, line)
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, each in inner:
         _note(each, (*key, name), line, lines)

@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from llmbridge.config.reading import Key
+from llmbridge.provider.table import PLAIN, bundled
 
 
 Found = Iterator[tuple[Key, str]]
+TYPO = 0.82  # of LiteLLM's 166 providers, none that is missing in its table is as near to one that is in it
 HOW = 'write "provider/name" as LiteLLM spells it, or add a table [models.{}]'
 
 
@@ -23,6 +25,9 @@ class Rules:
 
     def mistakes(self) -> Found:
         """Each with its key."""
+        for name, table in self._models.items():
+            if isinstance(table.get("model"), str) and "custom_llm_provider" not in table.get("params", ()):
+                yield from _typo(table["model"], ("models", name, "model"))
         for name, chain in self._chains.items():
             if name in self._models:
                 yield ("fallback", name), "is the name of a model, too; give one of them another name"
@@ -57,12 +62,11 @@ class Rules:
             rules = bridge.get(table)
             for number, rule in enumerate(rules if isinstance(rules, list) else ()):
                 for key, pattern in _listed(rule, "models"):
+                    yield from _typo(pattern, (*at, table, number, *key))
                     if self._matches_nothing(pattern):
                         why = "names no model that is configured, so it can never apply; "
                         near = self._near(pattern, {**self._models, **self._chains})
                         yield (*at, table, number, *key), f"{pattern!r} {why}" + (near or HOW.format(pattern))
-        if bridge.get("ledger") is False and (bridge.get("budgets") or self._data.get("budgets")):
-            yield (*at, "ledger"), "is off, and budgets cannot be kept without one; take away one of them"
 
     def _matches_nothing(self, pattern: str) -> bool:
         """Whether it is certain: calls may name any "provider/name", but only the names that are there."""
@@ -71,7 +75,10 @@ class Rules:
         return not any(fnmatchcase(str(self._asked(name)), pattern) for name in self._models)
 
     def _named(self, name: str, key: Key, *, alone: bool) -> Found:
-        if name in self._models or "/" in name or (alone and name in self._chains):
+        if name in self._models or (alone and name in self._chains):
+            return
+        if "/" in name:
+            yield from _typo(name, key)
             return
         if name in self._chains:
             yield key, f"{name!r} is a fallback, which cannot be one of several models; name its models"
@@ -89,6 +96,19 @@ class Rules:
         if chain.get("strategy") == "quality" and tables and not any("quality" in table for table in tables):
             why = "orders nothing: no model of this fallback has a `quality`; set it in their [models] tables"
             yield ("fallback", name, "strategy"), why
+
+
+def _typo(name: str, key: Key) -> Found:
+    """Whether the provider in *name* is none, but nearly one. LiteLLM's list of them would take 3 s to import; its
+    table has most."""
+    provider, slash, _ = name.partition("/")
+    if not slash or provider in PLAIN or set("*?[") & set(provider):
+        return
+    known = {each.partition("/")[0] for each in bundled() if "/" in each}
+    known |= {str(entry.get("litellm_provider")) for entry in bundled().values()}
+    near = [] if provider in known else difflib.get_close_matches(provider, known, n=1, cutoff=TYPO)
+    if near:
+        yield key, f"{name!r}: there is no provider {provider!r}; did you mean {near[0]!r}?"
 
 
 def _inner(data: Mapping[str, Any], table: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

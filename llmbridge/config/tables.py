@@ -86,14 +86,23 @@ class Table(BaseModel):
         return self
 
 
-def _table(name: str, of: Callable[..., Any], without: Iterable[str] = (), makes: bool = True, **types: Any) -> Any:
-    """A Table with the arguments of *of*, but for those in *without*, and with other *types* where it takes objects."""
+def _table(
+    name: str,
+    of: Callable[..., Any],
+    *,
+    without: Iterable[str] = (),
+    required: Iterable[str] = (),
+    makes: bool = True,
+    **types: Any,
+) -> Any:
+    """A Table with the arguments of *of*, but for those in *without*, and with other *types* where it takes objects;
+    *required*: what has to be said here."""
     hints = get_type_hints(of if dataclasses.is_dataclass(of) else of.__init__)
     fields: dict[str, Any] = {}
     for each in inspect.signature(of).parameters.values():
         if each.name in without:
             continue
-        default = ... if each.default is each.empty else each.default
+        default = ... if each.default is each.empty or each.name in required else each.default
         shown = default is None or default is ... or isinstance(default, (str, int, float))
         hint = types.get(each.name, hints[each.name])
         fields[each.name] = (Annotated[hint, LENIENT], default if shown else Field(default_factory=lambda: None))
@@ -115,6 +124,7 @@ else:
         "FallbackTable",
         Fallback,
         without=["accept"],
+        required=["models"],
         models=Annotated[Names, Field(min_length=1)],
         strategy=str,
         on=Names,
@@ -217,7 +227,8 @@ def _referable(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     inner = {name: _referable(each) for name, each in schema.items()}
-    if inner.get("type") not in ("number", "integer", "boolean"):
+    table = "properties" in inner or "$ref" in str(inner.get("additionalProperties"))
+    if table or inner.get("type") not in ("number", "integer", "boolean", "object"):
         return inner
     outer = {name: inner.pop(name) for name in ("default", "title") if name in inner}
     return {**outer, "anyOf": [inner, {"type": "string", "pattern": r"^\$\{\w+\}$"}]}
