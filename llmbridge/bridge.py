@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
@@ -32,9 +32,6 @@ from llmbridge.request import Inputs, Messages, Model, Models, Request
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 from llmbridge.tags import current
 
-
-if TYPE_CHECKING:
-    from llmbridge.config.building import Configuration
 
 log = logging.getLogger("llmbridge")
 T = TypeVar("T", Completion, Embedding)
@@ -103,7 +100,7 @@ class Bridge:
         return cls.configured(config.load(path, name))
 
     @classmethod
-    def configured(cls, found: Configuration) -> Bridge:
+    def configured(cls, found: config.Configuration) -> Bridge:
         """The Bridge that *found* describes."""
         bridge = cls(**found.arguments)
         bridge._ledger_options = found.ledger_options

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmbridge import ConfigError, config, home
-from llmbridge.config.environment import OTHERS
+from llmbridge.config import OTHERS
 
 
 Write = Callable[..., Path]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmbridge import Bridge, Cache, Fallback, Limit, Model, config
-from llmbridge.config.building import Configuration
+from llmbridge.config import Configuration
 from llmbridge.config.reading import read
 from llmbridge.config.rules import Rules
 from llmbridge.home import config_directory

@@ -8,7 +8,7 @@ import pytest
 
 import llmbridge
 from llmbridge import Bridge, Fallback, Model, config, default
-from llmbridge.config.environment import OTHERS
+from llmbridge.config import OTHERS
 from tests.configuring import Write, nothing_configured, write, wrong  # noqa: F401
 from tests.conftest import Ask
 from tests.simulator import Fault, Reply, Simulator
@@ -75,7 +75,7 @@ SET: dict[str, dict[str, Any]] = {
     "LLMBRIDGE_DEADLINE_S": {"deadline_s": "6.5"},
     "LLMBRIDGE_PROPAGATE": {"propagate": "true"},
     "LLMBRIDGE_LEDGER_RETENTION_DAYS": {"ledger.retention_days": "90"},
-    "LLMBRIDGE_TRACING_HEADERS": {"tracing.headers": '{"x-team": "fish"}'},
+    "LLMBRIDGE_TRACING_SERVICE_NAME": {"tracing.service_name": "shop"},
     "LLMBRIDGE_TRACING": {"tracing": "off"},
     "LLMBRIDGE_CACHE": {"cache": "off"},
     "LLMBRIDGE_BRIDGES_NIGHT_DEADLINE_S": {"bridges.night.deadline_s": "5"},
@@ -94,9 +94,8 @@ def test_a_value_is_set_by_a_variable_that_goes_before_the_file(
 
     found = config.load(write(FILE))
 
-    assert [(each.value, each.line) for each in found.sources if (each.key, each.variable) == (key, name)] == [
-        (value, None)
-    ]
+    (source,) = [each for each in found.sources if each.variable]
+    assert (source.key, source.value, source.line, source.variable) == (key, value, None, name)
 
 
 def test_text_becomes_what_is_wanted(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -190,3 +189,14 @@ def test_the_packages_other_variables_are_no_mistake(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, "" if name.endswith("CONFIG") else "x")
 
     assert config.load().path is None
+
+
+def test_headers_in_a_variable_are_shown_to_nobody(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("LLMBRIDGE_MODELS_MY_GPT_EXTRA_HEADERS", '{"X-House": "swordfish99"}')
+    monkeypatch.setenv("LLMBRIDGE_TRACING_HEADERS", '{"x-team": "swordfish98"}')
+    path = write(FILE)
+    assert "swordfish" not in str(config.load(path).sources)
+
+    monkeypatch.setenv("LLMBRIDGE_MODELS_MY_GPT_EXTRA_HEADERS", "swordfish99")
+
+    assert "swordfish" not in str(wrong(path))

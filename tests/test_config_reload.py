@@ -55,7 +55,7 @@ def test_a_call_under_way_ends_on_the_bridge_that_it_began_on(
     spent = pauses.spent
 
     def reload(seconds: float) -> bool:  # between the call's two attempts
-        if seconds > 0.05 and not pauses:
+        if models(sim) == ["gpt-4o-mini"]:
             llmbridge.configure(write(text(sim, "gpt-4o")))
         return spent(seconds)
 

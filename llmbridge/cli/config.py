@@ -11,7 +11,7 @@ import typer
 
 
 if TYPE_CHECKING:
-    from llmbridge.config.building import Configuration, Source
+    from llmbridge.config import Configuration, Source
     from llmbridge.errors import ConfigError
 
 app = typer.Typer(help="Check the configuration, show it, print its JSON Schema.", no_args_is_help=True)

@@ -8,18 +8,49 @@ is one ConfigError at load, with file, line and key, and nothing is changed.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from llmbridge import home
+from llmbridge.cache import Cache
 from llmbridge.errors import ConfigError
-
-
-if TYPE_CHECKING:
-    from llmbridge.config.building import Configuration
+from llmbridge.request import Hidden
 
 
 SUFFIXES = (".toml", ".yaml", ".yml")
+PREFIX = "LLMBRIDGE_"
+OTHERS = ("LLMBRIDGE_CONFIG", "LLMBRIDGE_HOME", "LLMBRIDGE_LONG")  # of this package, but no part of a configuration
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was said, and where: `line` of the file, or `variable` of the environment. Credentials are masked."""
+
+    key: str
+    value: Any
+    line: int | None
+    variable: str | None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a Bridge is made of.
+
+    Attributes:
+        path: the file; None: the environment alone.
+        arguments: of Bridge().
+        ledger_options: of Ledger(), besides its path.
+        tracing: the arguments of llmbridge.tracing.start(); None: as the OTEL_* variables say; False: not at all.
+        sources: each value as it was said.
+    """
+
+    path: Path | None
+    arguments: Mapping[str, Any] = field(repr=False)
+    ledger_options: Mapping[str, Any]
+    tracing: Mapping[str, Any] | Literal[False] | None = field(repr=False)
+    sources: tuple[Source, ...]
 
 
 def find() -> Path | None:
@@ -41,14 +72,22 @@ def load(path: str | os.PathLike[str] | None = None, name: str | None = None) ->
     """What the file at *path* says, else the one that is found, and the environment; *name*: with what
     `[bridges.NAME]` says otherwise.
 
-    Raises ConfigError. Costs some 0.1 s the first time, and a few milliseconds after it.
+    Raises ConfigError. Costs some 0.1 s the first time, and a few milliseconds after it; nothing, if nothing is said.
     """
+    where = find() if path is None else Path(path)
+    if where is None and name is None and not variables():
+        nothing = {"models": (), "names": {}, "cache": Cache(), "budgets": (), "limits": ()}
+        return Configuration(None, Hidden(nothing), {}, None, ())
     from llmbridge.config.building import build
     from llmbridge.config.reading import Document, read
 
-    where = find() if path is None else Path(path)
-    document = Document() if where is None else read(where.absolute())
-    return build(document, name)
+    return build(Document() if where is None else read(where.absolute()), name)
+
+
+def variables() -> dict[str, str]:
+    """What the environment says of a configuration, by name, in their order."""
+    found = sorted(os.environ.items())
+    return {name: value for name, value in found if name.startswith(PREFIX) and name not in OTHERS}
 
 
 def schema() -> dict[str, Any]:

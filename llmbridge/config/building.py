@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
 from pydantic import ValidationError
 
-from llmbridge.config.environment import Filling, Variables, shown
+from llmbridge.config import Configuration, Source
+from llmbridge.config.environment import Filling, Variables, is_secret, shown
 from llmbridge.config.reading import Document, Key
 from llmbridge.config.rules import Rules
 from llmbridge.config.tables import LISTED, BridgeTable, Root, fields_at
@@ -20,41 +20,13 @@ from llmbridge.errors import ConfigError, Mistake
 from llmbridge.fallback import Fallback
 from llmbridge.ledger import Budget, distinct
 from llmbridge.params import EmbedParams, Params
-from llmbridge.redaction import MASK, is_credential, redact
+from llmbridge.redaction import MASK, redact
 from llmbridge.request import Hidden, Model
 
 
 _PLACES = (("cache", "directory"), ("ledger", "path"))  # beside the file, if they are relative
+MAPPINGS = ("extra_headers", "params")  # as text, from the environment, of which the parts are not known
 _USER_IN_URL = re.compile(r"(?<=//)[^/@\s]+(?=@)")
-
-
-@dataclass(frozen=True)
-class Source:
-    """What was said, and where: `line` of the file, or `variable` of the environment. Credentials are masked."""
-
-    key: str
-    value: Any
-    line: int | None
-    variable: str | None
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What a Bridge is made of.
-
-    Attributes:
-        path: the file; None: the environment alone.
-        arguments: of Bridge().
-        ledger_options: of Ledger(), besides its path.
-        tracing: the arguments of llmbridge.tracing.start(); None: as the OTEL_* variables say; False: not at all.
-        sources: each value as it was said.
-    """
-
-    path: Path | None
-    arguments: Mapping[str, Any] = field(repr=False)
-    ledger_options: Mapping[str, Any]
-    tracing: Mapping[str, Any] | Literal[False] | None = field(repr=False)
-    sources: tuple[Source, ...]
 
 
 def build(document: Document, name: str | None) -> Configuration:
@@ -65,11 +37,12 @@ def build(document: Document, name: str | None) -> Configuration:
 class _Building:
     def __init__(self, document: Document) -> None:
         self._document = document
-        filling = Filling(os.environ)
+        filling = Filling()
         self._data: dict[str, Any] = filling.filled(document.data)
         _settle(self._data, document.path)
-        self._variables = Variables(os.environ, filling.used)
-        self._variables.apply(self._data)
+        self._variables = Variables()
+        self._variables.apply(self._data, filling.used)
+        self._missing = filling.missing
         self._wrong: dict[Key, list[str]] = {key: [what] for key, what in filling.missing.items()}
 
     def configuration(self, name: str | None) -> Configuration:
@@ -80,9 +53,9 @@ class _Building:
             self._add(key, what)
         self._count_by_names(rules)
         root = self._checked()
-        if name is not None and name not in self._data.get("bridges", {}):
-            self._add(("bridges",), f"has no {name!r}; it has {', '.join(self._data.get('bridges', {})) or 'none'}")
         if root is not None:
+            if name is not None and name not in root.bridges:
+                self._add(("bridges",), f"has no {name!r}; it has {', '.join(root.bridges) or 'none'}")
             for each in (None, *root.bridges):
                 self._check_money(root, each)
         self._raise()
@@ -121,8 +94,8 @@ class _Building:
             what = str(error["ctx"]["error"])
             return (*key, *_blamed(what, value)), what
         what = error["msg"].replace("Input should", "should")
-        secret = isinstance(value, (dict, list)) or any(is_credential(str(part)) for part in key)
-        return key, what if secret else f"{what}, not {value!r}"
+        hidden = isinstance(value, (dict, list)) or is_secret(key) or key[-1] in MAPPINGS
+        return key, what if hidden else f"{what}, not {value!r}"
 
     def _known_part(self, place: Key) -> tuple[Key, Any]:
         """The part of pydantic's *place* that stands in the data: it goes on with the name of a type."""
@@ -135,9 +108,8 @@ class _Building:
         return place, value
 
     def _add(self, key: Key, what: str) -> None:
-        missing = [each for each in self._wrong if key[: len(each)] == each]  # what it leads to is not said besides
-        if not missing or what not in self._wrong[missing[0]]:
-            self._wrong.setdefault(missing[0] if missing else key, []).append(what)
+        if not any(key[: len(missing)] == missing for missing in self._missing):  # what that leads to is said by it
+            self._wrong.setdefault(key, []).append(what)
 
     def _raise(self) -> None:
         found = [*self._variables.mistakes]
@@ -260,7 +232,7 @@ def _unknown(key: Key) -> str:
 
 
 def _masked(key: Key, value: Any) -> Any:
-    if value and any(is_credential(str(part)) for part in key):
+    if value and (is_secret(key) or (key[-1] in MAPPINGS and isinstance(value, str))):
         return MASK
     if isinstance(value, list):
         return [_masked(key, each) for each in value]

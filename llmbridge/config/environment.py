@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmbridge import redaction
+from llmbridge.config import OTHERS, PREFIX, variables
 from llmbridge.config.reading import Key
 from llmbridge.config.tables import LISTED, NAMED, TABLES, Root
 from llmbridge.errors import Mistake
 
 
-PREFIX = "LLMBRIDGE_"
-OTHERS = ("LLMBRIDGE_CONFIG", "LLMBRIDGE_HOME", "LLMBRIDGE_LONG")  # of this package, but no part of a configuration
 MODEL, FALLBACK, BUDGET = "LLMBRIDGE_MODEL", "LLMBRIDGE_FALLBACK", "LLMBRIDGE_BUDGET"
 _REFERENCE = re.compile(r"(\$?)\$\{([^}]*)\}?")
 _COMMA = re.compile(r",(?!\d{3}\b)|(?<!\d),")  # of a list, and not of "$1,000/day"
+
+
+def is_secret(key: Key) -> bool:
+    """Whether what stands at *key* is a credential, or may hold some."""
+    inside = key[2:] if key and key[0] in NAMED else key
+    return key[:2] == ("tracing", "headers") or any(redaction.is_credential(str(part)) for part in inside)
 
 
 class Filling:
@@ -28,8 +34,7 @@ class Filling:
         missing: the keys where something was missing or unreadable, with what.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
+    def __init__(self) -> None:
         self.used: set[str] = set()
         self.missing: dict[Key, str] = {}
 
@@ -42,7 +47,7 @@ class Filling:
         if not isinstance(value, str):
             return value
         text = _REFERENCE.sub(lambda found: self._read(found, key), value)
-        if key and redaction.is_credential(str(key[-1])):
+        if is_secret(key):
             redaction.remember([text, text.rpartition(" ")[2]])  # "Bearer KEY" and "KEY"
         return text
 
@@ -53,8 +58,8 @@ class Filling:
         self.used.add(name)
         if not re.fullmatch(r"\w+", name) or not found[0].endswith("}"):
             self.missing[key] = f"{found[0]!r} is no reference; write ${{NAME}}, or $${{ for the characters themselves"
-        elif not (value := self._environ.get(name)):
-            empty = "is empty in" if name in self._environ else "is not in"
+        elif not (value := os.environ.get(name)):
+            empty = "is empty in" if name in os.environ else "is not in"
             self.missing[key] = f"{name} {empty} the environment; set it: export {name}=..."
         else:
             if redaction.is_credential(name):
@@ -72,18 +77,13 @@ class Variables:
         mistakes: names that mean nothing, and those that cannot apply.
     """
 
-    def __init__(self, environ: Mapping[str, str], besides: set[str]) -> None:
+    def __init__(self) -> None:
         self.of: dict[Key, str] = {}
         self.mistakes: list[Mistake] = []
-        self._given = {
-            name: value
-            for name, value in sorted(environ.items())
-            if name.startswith(PREFIX) and name not in OTHERS and name not in besides
-        }
 
-    def apply(self, data: dict[str, Any]) -> None:
-        """Write them into *data*, over what stands there."""
-        given = dict(self._given)
+    def apply(self, data: dict[str, Any], used: set[str]) -> None:
+        """Write them into *data*, over what stands there; but for those that are *used* in it."""
+        given = {name: value for name, value in variables().items() if name not in used}
         model, others, budget = (given.pop(name, "") for name in (MODEL, FALLBACK, BUDGET))
         for name, value in given.items():
             key = _key(name.removeprefix(PREFIX).lower(), data)
@@ -120,7 +120,7 @@ class Variables:
             table = inner
         table[key[-1]] = value
         self.of[key] = name
-        redaction.remember(value if redaction.is_credential(str(key[-1])) else None)
+        redaction.remember(value if is_secret(key) else None)
 
     def _unknown(self, name: str, data: dict[str, Any]) -> None:
         known = [MODEL, FALLBACK, BUDGET, *OTHERS, *_known(data)]
