@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from llmbridge import Bridge, Cache, Fallback, Limit, Model, config
+from llmbridge import Bridge, Cache, ConfigError, Fallback, Limit, Model, config
 from llmbridge.config import Configuration
 from llmbridge.config.reading import read
 from llmbridge.config.rules import Rules
+from llmbridge.config.tables import TABLES, Root
 from llmbridge.home import config_directory
 from tests.configuring import Write, nothing_configured, write, wrong  # noqa: F401
 
 
 DESIGN = Path(__file__).resolve().parents[2] / "shared" / "DESIGN.md"
+WORDS = [*TABLES, *(field for table in TABLES.values() for field in table.model_fields)]
 ONE = 'default = "openai/gpt-4o-mini"\n'
 
 
@@ -53,12 +57,12 @@ def test_yaml_says_the_same_as_toml(write: Write) -> None:  # noqa: F811
     toml = config.load(
         write('default = "a"\n[models.a]\nmodel = "x/y"\nrpm = 5\n[fallback.f]\nmodels = ["a"]\non = []\n')
     )
-    yaml = config.load(
+    other = config.load(
         write("default: a\nmodels: {a: {model: x/y, rpm: 5}}\nfallback:\n  f: {models: [a], on: []}\n", "other.yaml")
     )
 
-    assert named(toml) == named(yaml)
-    assert toml.arguments["models"] == yaml.arguments["models"] == "a"
+    assert named(toml) == named(other)
+    assert toml.arguments["models"] == other.arguments["models"] == "a"
 
 
 @pytest.mark.parametrize("off", ["cache = false", "[cache]\nttl_s = 5"])
@@ -384,3 +388,74 @@ def test_importing_the_package_reads_no_configuration() -> None:
 
 def test_the_users_place_is_the_platforms() -> None:
     assert "llmbridge" in str(config_directory())
+
+
+def test_tracing_without_an_exporter_is_a_mistake(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    path = write("[tracing]\nprotocol = 'grpc'\n")
+
+    assert f"{path}, line 1: tracing: sending traces needs an exporter: pip install 'llmbridge[otlp-grpc]'" == str(
+        wrong(path)
+    )
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    assert config.load(path).tracing == {"protocol": "grpc"}
+
+
+@pytest.mark.parametrize("call", ["mian", ["mian", "acme/x"]])
+def test_a_call_that_misspells_a_name_is_told_the_right_one(call: Any) -> None:
+    bridge = Bridge(names={"main": Model("mock/echo")})
+
+    with pytest.raises(ValueError, match="the configuration has no 'mian'; did you mean 'main'"):
+        bridge.complete("Name a fish.", model=call)
+
+
+def test_names_are_given_in_code_too_and_a_bare_model_of_litellms_is_no_typo() -> None:
+    main, policy = Model("mock/echo", rpm=5), Fallback(["mock/echo"], retries=0)
+    names = Bridge(names={"main": main, "gpt-4o-min": main, "policy": policy})._names
+
+    assert names._meant("main")[1] == (main,)
+    assert names._meant("policy") == (policy, policy.models)
+    assert names._meant("gpt-4o-mini")[1] == (Model("gpt-4o-mini"),)
+    assert names._meant([Model("main", api_base="http://x")])[1] == (Model("main", api_base="http://x"),)
+    with pytest.raises(ValueError, match="'policy' is a fallback, which cannot be one of several"):
+        names._meant(["main", "policy"])
+    with pytest.raises(TypeError, match="names are Models and Fallbacks by name"):
+        Bridge(names={"main": "mock/echo"})  # type: ignore[dict-item]
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["a", "x/y", "$5", "*"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.dictionaries(st.sampled_from([*Root.model_fields]), plain, max_size=5))
+def test_whatever_stands_in_a_file_is_a_configuration_or_a_config_error(data: Any, tmp_path: Path) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
+
+    try:
+        Bridge.from_config(path)
+    except ConfigError as error:
+        assert error.path == str(path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, len(TOML)), rest=st.integers(0, len(TOML)), between=st.text(max_size=3))
+def test_a_damaged_file_is_a_configuration_or_a_config_error(cut: int, rest: int, between: str, tmp_path: Path) -> None:
+    path = tmp_path / "any.toml"
+    path.write_text(TOML[:cut] + between + TOML[rest:], encoding="utf-8", errors="replace", newline="")
+
+    try:
+        Bridge.from_config(path)
+    except ConfigError as error:
+        assert error.path == str(path)

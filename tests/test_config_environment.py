@@ -79,6 +79,7 @@ SET: dict[str, dict[str, Any]] = {
     "LLMBRIDGE_TRACING": {"tracing": "off"},
     "LLMBRIDGE_CACHE": {"cache": "off"},
     "LLMBRIDGE_BRIDGES_NIGHT_DEADLINE_S": {"bridges.night.deadline_s": "5"},
+    "LLMBRIDGE_BRIDGES_NIGHT_DEFAULT": {"bridges.night.default": "my-gpt"},
     "LLMBRIDGE_BRIDGES_NIGHT_CACHE_TTL_S": {"bridges.night.cache.ttl_s": "5"},
 }
 
@@ -106,6 +107,7 @@ def test_text_becomes_what_is_wanted(write: Write, monkeypatch: pytest.MonkeyPat
         "MODELS_MY_GPT_API_VERSION": "2024-10-21",
         "FALLBACK_CAREFUL_BREAKER": "no",
         "FALLBACK_CAREFUL_HEDGE_AFTER_S": "p95",
+        "BUDGETS_1_ALERT_AT": "0.5, 0.9",
         "CACHE_NAMESPACE": "tenant, user",
         "CACHE_TTL_S": "null",
         "PROPAGATE": "true",
@@ -125,6 +127,7 @@ def test_text_becomes_what_is_wanted(write: Write, monkeypatch: pytest.MonkeyPat
     assert names["careful"] == Fallback([names["my-gpt"], "acme/x"], breaker=False, hedge_after_s="p95")
     assert (found.arguments["cache"].namespace, found.arguments["cache"].ttl_s) == (("tenant", "user"), None)
     assert found.arguments["propagate"] is True
+    assert found.arguments["budgets"][0].alert_at == (0.5, 0.9)
 
 
 def test_the_cache_is_switched_off_by_a_word(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

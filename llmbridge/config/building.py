@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, cast
 
 from pydantic import ValidationError
 
+from llmbridge import tracing
 from llmbridge.config import Configuration, Source
 from llmbridge.config.environment import Filling, Variables, is_secret, shown
 from llmbridge.config.reading import Document, Key
@@ -58,6 +59,7 @@ class _Building:
                 self._add(("bridges",), f"has no {name!r}; it has {', '.join(root.bridges) or 'none'}")
             for each in (None, *root.bridges):
                 self._check_money(root, each)
+            self._check_tracing(root)
         self._raise()
         assert root is not None
         return self._made(root, name, sources)
@@ -145,6 +147,14 @@ class _Building:
                 budgets = distinct([*budgets, each])
             except ValueError as error:
                 self._add(place, str(error))
+
+    def _check_tracing(self, root: Root) -> None:
+        wanted = _tracing(root)
+        try:
+            if wanted:
+                tracing.check(wanted)
+        except ConfigError as error:
+            self._add(("tracing",), str(error))
 
     def _made(self, root: Root, name: str | None, sources: tuple[Source, ...]) -> Configuration:
         tables: list[BridgeTable] = [root] if name is None else [root.bridges[name], root]

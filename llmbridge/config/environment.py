@@ -87,7 +87,7 @@ class Variables:
         model, others, budget = (given.pop(name, "") for name in (MODEL, FALLBACK, BUDGET))
         for name, value in given.items():
             key = _key(name.removeprefix(PREFIX).lower(), data)
-            if key is None:
+            if key is None or key == ("default",):
                 self._unknown(name, data)
             elif value:  # as a shell's ${X:-} leaves it: not set
                 self._put(data, key, name, value)
@@ -153,7 +153,7 @@ def _spelled(name: str) -> str:
 
 def _key(rest: str, data: Mapping[str, Any]) -> Key | None:
     """The key that a variable means, by its name without prefix; None if there is none."""
-    if rest in Root.model_fields and rest not in ("default", *LISTED, *NAMED):
+    if rest in Root.model_fields and rest not in (*LISTED, *NAMED):
         return (rest,)
     table, _, rest = rest.partition("_")
     if table == "bridges":

@@ -129,7 +129,7 @@ else:
         strategy=str,
         on=Names,
     )
-    BudgetTable = _table("BudgetTable", Budget, per=Names, models=Names, alert_at=list[float])
+    BudgetTable = _table("BudgetTable", Budget, per=Names, models=Names, alert_at=list[Annotated[float, LENIENT]])
     LimitTable = _table("LimitTable", Limit, per=Names, models=Names)
     CacheTable = _table("CacheTable", Cache, without=["clock"], directory=str, namespace=Names)
     LedgerTable = _table(

@@ -169,6 +169,11 @@ def follow(wanted: Mapping[str, Any] | Literal[False] | None) -> None:
     _followed = wanted
 
 
+def check(wanted: Mapping[str, Any]) -> None:
+    """Raise ConfigError if follow() would."""
+    export.check(export.Options(protocol=wanted.get("protocol")))
+
+
 def _begin(
     *,
     endpoint: str | None = None,
