@@ -185,7 +185,7 @@ def test_each_key_of_toml_has_its_line(write: Write) -> None:  # noqa: F811
         ("default",): 2,
         ("quoted key",): 3,
         ("budgets",): 4,
-        ("budgets", 0): 4,
+        ("budgets", 0): 5,
         ("models",): 8,
         ("models", "a"): 8,
         ("models", "a", "model"): 9,
@@ -231,7 +231,7 @@ MISTAKES: dict[str, list[tuple[int, str, str]]] = {
     "[fallback.a]\nmodels = ['x/y']\nstrategy = 'quality'": [(3, "fallback.a.strategy", "orders nothing")],
     "[fallback.a]\nmodels = ['x/y']\non = ['throtled']": [(3, "fallback.a.on", "throttled")],
     "[models.prim]\nmodel = 'x/y'\n[fallback.a]\nmodels = [\n'x/y',\n'prin']": [
-        (4, "fallback.a.models.2", "there is no model 'prin'; did you mean 'prim'?")
+        (6, "fallback.a.models.2", "there is no model 'prin'; did you mean 'prim'?")
     ],
     "[fallback.a]\nmodels = ['x/y']\n[fallback.b]\nmodels = ['a']": [(4, "fallback.b.models.1", "is a fallback")],
     "default = 'b'\n[fallback.a]\nmodels = ['x/y']": [(1, "default", "there is no model 'b'")],

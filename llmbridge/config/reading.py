@@ -84,7 +84,7 @@ def _toml_lines(text: str) -> dict[Key, int]:
             for end in range(1, len(table) + 1):
                 lines.setdefault(table[:end], start)
         else:
-            _note(found, table, start, lines)
+            _note(found, table, start, statement, lines)
         statement = ""
     return lines
 
@@ -102,12 +102,15 @@ def _header(found: Any, latest: dict[Key, int]) -> Key:
     return key
 
 
-def _note(value: Any, key: Key, line: int, lines: dict[Key, int]) -> None:
+def _note(value: Any, key: Key, line: int, statement: str, lines: dict[Key, int]) -> None:
+    """The lines of *value*, which begins in *line*, and of what is in it: a text in a list of several lines is looked
+    for in the *statement*."""
     if key:
         lines.setdefault(key, line)
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, each in inner:
-        _note(each, (*key, name), line, lines)
+        within = statement.find(each) if isinstance(value, list) and isinstance(each, str) else 0
+        _note(each, (*key, name), line + statement.count("\n", 0, max(within, 0)), statement, lines)
 
 
 def _yaml(path: Path, text: str) -> Document:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -98,14 +99,20 @@ class Rules:
             yield ("fallback", name, "strategy"), why
 
 
+@functools.cache
+def _providers() -> frozenset[str]:
+    """Most of LiteLLM's, from its table: importing its list of them would take 3 s."""
+    table = bundled()
+    named = {each.partition("/")[0] for each in table if "/" in each}
+    return frozenset(named | {str(entry.get("litellm_provider")) for entry in table.values()})
+
+
 def _typo(name: str, key: Key) -> Found:
-    """Whether the provider in *name* is none, but nearly one. LiteLLM's list of them would take 3 s to import; its
-    table has most."""
+    """Whether the provider in *name* is none, but nearly one."""
     provider, slash, _ = name.partition("/")
     if not slash or provider in PLAIN or set("*?[") & set(provider):
         return
-    known = {each.partition("/")[0] for each in bundled() if "/" in each}
-    known |= {str(entry.get("litellm_provider")) for entry in bundled().values()}
+    known = _providers()
     near = [] if provider in known else difflib.get_close_matches(provider, known, n=1, cutoff=TYPO)
     if near:
         yield key, f"{name!r}: there is no provider {provider!r}; did you mean {near[0]!r}?"
