@@ -215,6 +215,9 @@ MISTAKES: dict[str, list[tuple[int, str, str]]] = {
     "[models.a]\nmodel = 'x/y'\n[models.a.params]\ntemprature = 1": [
         (4, "models.a.params.temprature", "'temperature'")
     ],
+    "[models.a]\nmodel = 'x/y'\nparams.temperature = 'hot'": [(3, "models.a.params.temperature", "not 'hot'")],
+    "[models.a]\nmodel = 'x/y'\nparams.stream = true": [(3, "models.a.params.stream", "call stream() or astream()")],
+    "[models.a]\nmodel = 'x/y'\nparams.timeout = -1": [(3, "models.a.params.timeout", "above 0")],
     "[models.a]\nrpm = 5": [(1, "models.a.model", "is missing")],
     "[models.a]\nmodel = 'x/y'\nrpm = true": [(3, "models.a.rpm", "valid number, not True")],
     "[models.a]\nmodel = 'x/y'\napi_version = 2024-10-21": [(3, "models.a.api_version", "valid string")],

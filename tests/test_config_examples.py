@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
 
 import llmbridge
 from llmbridge import Bridge, BudgetExceeded, RateLimited, config, default, tracing
@@ -23,7 +22,7 @@ from tests.test_faults import FISH
 
 HERE = Path(__file__).with_name("configs")
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
-EXAMPLES = ["single_provider.toml", "three_providers.toml", "adapter.yaml", "caps.toml", "router.toml"]
+EXAMPLES = ["single_provider.toml", "three_providers.toml", "adapter.toml", "caps.toml", "router.toml"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,9 @@ def environment(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_BASE_URL", sim.api_base("openai"))
     monkeypatch.setenv("LLM_API_KEY", "sk-house")
     monkeypatch.setenv("LLM_HEADERS", '{"X-Team": "fish", "X-Org": "sea"}')
-    monkeypatch.setenv("LLM_RPM", "600")
+    for name, value in {"RPM": 600, "TEMPERATURE": 0.2, "MAX_TOKENS": 500, "TIMEOUT_S": 30, "RETRIES": 1}.items():
+        monkeypatch.setenv(f"LLM_{name}", str(value))
+    monkeypatch.setenv("LLM_CACHE_BYTES", "1_000_000")
     monkeypatch.setenv("JAEGER_URL", "http://127.0.0.1:9")
 
 
@@ -60,7 +61,7 @@ def asked(sim: Simulator) -> list[str]:
 def test_an_example_is_as_the_schema_wants_it(name: str) -> None:
     text = (HERE / name).read_text()
 
-    jsonschema.validate(tomllib.loads(text) if name.endswith("toml") else yaml.safe_load(text), config.schema())
+    jsonschema.validate(tomllib.loads(text), config.schema())
 
 
 def test_there_is_no_example_besides() -> None:
@@ -121,12 +122,13 @@ def test_one_file_makes_several_bridges(sim: Simulator) -> None:
 
 
 def test_an_adapter_is_chosen_by_the_environment(ask: Ask, sim: Simulator) -> None:
-    llmbridge.configure(HERE / "adapter.yaml")
+    llmbridge.configure(HERE / "adapter.toml")
 
     reply = ask(FISH, tags={"user": "alice", "tenant": "acme"})
 
     (seen,) = sim.requests
-    assert (seen.body or {})["model"] == "house-model"
+    assert seen.body is not None
+    assert [seen.body[name] for name in ("model", "temperature", "max_tokens")] == ["house-model", 0.2, 500]
     assert (seen.headers["x-team"], seen.headers["x-org"], seen.key) == ("fish", "sea", "sk-house")
     assert reply.cost_usd == Decimal("0.000009")  # 9 tokens at $0.5 a million and 3 at $1.5
     (balance,) = default.default().ledger.balance()
@@ -134,7 +136,7 @@ def test_an_adapter_is_chosen_by_the_environment(ask: Ask, sim: Simulator) -> No
 
 
 def test_a_limit_is_each_users_own(sim: Simulator) -> None:
-    llmbridge.configure(HERE / "adapter.yaml")
+    llmbridge.configure(HERE / "adapter.toml")
     for user in ("alice", "bob"):
         for question in ("Name a fish.", "Name a bird."):
             llmbridge.complete(question, tags={"user": user}, cache="off")

@@ -125,6 +125,15 @@ def test_what_is_known_of_an_endpoint_and_who_listens_is_kept(
     assert [record.outcome for record in records] == ["answered", "failed", "answered"]
 
 
+def test_without_a_path_the_file_that_is_found_is_read_again(sim: Simulator, write: Write) -> None:  # noqa: F811
+    for model in ("gpt-4o-mini", "gpt-4o"):
+        write(text(sim, model))
+        llmbridge.configure()
+        llmbridge.complete(FISH)
+
+    assert models(sim) == ["gpt-4o-mini", "gpt-4o"]
+
+
 def test_a_bridge_of_ones_own_replaces_the_configured_one(sim: Simulator, write: Write) -> None:  # noqa: F811
     llmbridge.configure(write(text(sim, "gpt-4o-mini")))
     own = Bridge()

@@ -20,7 +20,7 @@ from llmbridge.config.tables import LISTED, BridgeTable, Root, fields_at
 from llmbridge.errors import ConfigError, Mistake
 from llmbridge.fallback import Fallback
 from llmbridge.ledger import Budget, distinct
-from llmbridge.params import EmbedParams, Params
+from llmbridge.params import INSTEAD
 from llmbridge.redaction import MASK, redact
 from llmbridge.request import Hidden, Model
 
@@ -234,8 +234,10 @@ def _blamed(what: str, table: Any) -> Key:
 
 def _unknown(key: Key) -> str:
     name = str(key[-1])
-    if key[0] == "models" and name in {**Params.__annotations__, **EmbedParams.__annotations__}:
+    if key[0] == "models" and len(key) == 3 and name in fields_at((*key[:-1], "params")):
         return f"goes into the table [{shown(key[:-1])}.params]"
+    if key[2:3] == ("params",) and name in INSTEAD:
+        return f"is no key; {INSTEAD[name]}"
     known = fields_at(key[:-1])
     near = difflib.get_close_matches(name, known, n=1)
     return "is no key; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")

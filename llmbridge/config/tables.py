@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +27,7 @@ from pydantic import (
 from llmbridge.cache import Cache
 from llmbridge.fallback import Fallback, Limit
 from llmbridge.ledger import Budget, Ledger
+from llmbridge.params import CACHE, EmbedParams, Params
 from llmbridge.request import Model
 
 
@@ -112,6 +114,7 @@ def _table(
 
 
 if TYPE_CHECKING:  # which knows no class that is made
+    ParamsTable = Table
     ModelTable = Table
     FallbackTable = Table
     BudgetTable = Table
@@ -119,7 +122,23 @@ if TYPE_CHECKING:  # which knows no class that is made
     CacheTable = Table
     LedgerTable = Table
 else:
-    ModelTable = _table("ModelTable", Model, params=dict[str, Any], extra_headers=dict[str, str] | None)
+    # Typed, since what a variable says is text: "0.2" would be sent as it is.
+    ParamsTable = create_model(
+        "ParamsTable",
+        __base__=Table,
+        __doc__="LiteLLM's parameters, for every call of the model.",
+        **{
+            name: (Annotated[hint, LENIENT], Field(default_factory=lambda: None))
+            for name, hint in (get_type_hints(Params) | get_type_hints(EmbedParams)).items()
+            if name not in CACHE
+        },
+    )
+    ModelTable = _table(
+        "ModelTable",
+        Model,
+        params=Annotated[ParamsTable, AfterValidator(lambda table: table.given)],
+        extra_headers=dict[str, str] | None,
+    )
     FallbackTable = _table(
         "FallbackTable",
         Fallback,
@@ -212,6 +231,8 @@ def fields_at(key: tuple[str | int, ...]) -> list[str]:
     depth = 1 + (first in NAMED or first in LISTED)
     if first == "bridges" and len(key) > depth:
         return fields_at(key[depth:])
+    if first == "models" and key[depth:] == ("params",):
+        return list(ParamsTable.model_fields)
     return list(table.model_fields) if table is not None and len(key) == depth else []
 
 
