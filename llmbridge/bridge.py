@@ -8,11 +8,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from llmbridge import metrics, request
+from llmbridge import config, metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
 from llmbridge.call.memory import Memory, Mode, Wish, cache_params, wish
@@ -20,15 +20,15 @@ from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
-from llmbridge.exchange import Guards
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
+from llmbridge.names import Names
 from llmbridge.params import EmbedParams, Params
 from llmbridge.record import CallRecord
-from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
+from llmbridge.request import Inputs, Messages, Model, Models, Request
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 from llmbridge.tags import current
 
@@ -54,6 +54,7 @@ class Bridge:
         deadline_s: the bound on a whole call in seconds, over all its attempts, where the call gives none.
         fallback: what is done after a failure, where the call brings no Fallback of its own; by default Fallback().
         limits: what may be asked a minute, and at a time, besides the limits of the Models.
+        names: what `model=` may say besides "provider/name": names of Models and of Fallbacks.
         propagate: send the trace on to the providers, in the headers `traceparent` and `baggage`.
     """
 
@@ -67,13 +68,13 @@ class Bridge:
         deadline_s: float = 600.0,
         fallback: Fallback | None = None,
         limits: Limit | Sequence[Limit] = (),
+        names: Mapping[str, Model | Fallback] | None = None,
         propagate: bool = False,
     ) -> None:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
             raise ValueError("deadline_s is a number of seconds: every call has a bound")
-        self._fallback = fallback or Fallback()
-        self._models = models_of(models) or cast(tuple[Model, ...], self._fallback.models)
+        self._names = Names(models, fallback, names or {})
         self._limiters = [Limiter(limit) for limit in ([limits] if isinstance(limits, Limit) else limits)]
         self._endpoints = Endpoints()
         self._budgets = budgets_of(budgets)
@@ -83,10 +84,36 @@ class Bridge:
         self._cache = cache if cache is None or isinstance(cache, Cache) else Cache(Path(cache))
         self._opening = threading.Lock()
         self._opened: Ledger | None = None
+        self._ledger_options: Mapping[str, Any] = {}
         self._warned = False
         self._deadline_s = deadline_s
         self._propagate = propagate
         self._subscribers: list[Callable[[CallRecord], None]] = []
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None, *, name: str | None = None) -> Bridge:
+        """A Bridge as a configuration has it: the file at *path*, else the one that is found (see `llmbridge.config`),
+        and the LLMBRIDGE_* variables, which go before it. *name*: with what `[bridges.NAME]` says otherwise.
+
+        Raises ConfigError for whatever is wrong; then nothing is changed. Its `[tracing]` is for the default Bridge.
+        """
+        return cls.configured(config.load(path, name))
+
+    @classmethod
+    def configured(cls, found: config.Configuration) -> Bridge:
+        """The Bridge that *found* describes."""
+        bridge = cls(**found.arguments)
+        bridge._ledger_options = found.ledger_options
+        return bridge
+
+    def succeed(self, old: Bridge) -> None:
+        """Go on with what *old* knows of the endpoints and has counted of the same limits, with its ledger if that is
+        to be the same, and tell its listeners."""
+        self._endpoints, self._subscribers = old._endpoints, old._subscribers
+        if self._ledger_options == old._ledger_options:
+            self._opened = old._opened  # which is looked at again when it is used: it may be of another path
+        counted = {limiter.limit: limiter for limiter in old._limiters}
+        self._limiters = [counted.get(limiter.limit, limiter) for limiter in self._limiters]
 
     @property
     def cache(self) -> Cache | None:
@@ -107,7 +134,7 @@ class Bridge:
         path = Path(self._ledger) if self._ledger else ledger_path()  # where the default one is may change: replay()
         with self._opening:
             if self._opened is None or self._opened.path != path:
-                self._opened = Ledger(path)
+                self._opened = Ledger(path, **self._ledger_options)
             return self._opened
 
     def complete(
@@ -126,7 +153,8 @@ class Bridge:
 
         Args:
             messages: one user message, or a list of OpenAI-shaped dicts.
-            model: "provider/name" as LiteLLM spells it, a Model, or a list of them, tried in order; or a Fallback.
+            model: "provider/name" as LiteLLM spells it, a name from the configuration, a Model, or a list of these,
+                tried in order; or a Fallback.
             budget: caps that hold for this call besides those of the Bridge: "$5/day", a Budget, or a list. The worst
                 case is reserved in all of them before anything is sent.
             cache: "on", where the Bridge has one, serves and keeps answers; "off" does neither, "refresh" only keeps,
@@ -198,7 +226,7 @@ class Bridge:
             chunk_gap_s: how long to wait between two chunks, in seconds.
         """
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
-        return CompletionStream(call, _guards(call.policy, first_chunk_s, chunk_gap_s))
+        return CompletionStream(call, call.policy.guards(first_chunk_s, chunk_gap_s))
 
     def astream(
         self,
@@ -216,7 +244,7 @@ class Bridge:
     ) -> AsyncCompletionStream:
         """Same as stream(), for `async with` and `async for`."""
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
-        return AsyncCompletionStream(call, _guards(call.policy, first_chunk_s, chunk_gap_s))
+        return AsyncCompletionStream(call, call.policy.guards(first_chunk_s, chunk_gap_s))
 
     def embed(
         self,
@@ -295,7 +323,7 @@ class Bridge:
         deadline_s: float | None,
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
-        policy, models = self._policy(asked, model)
+        policy, models = self._names.of(asked, model)
         budgets = self._budgets
         if budget is not None or policy.max_usd is not None:
             limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
@@ -326,16 +354,6 @@ class Bridge:
         if wanted.mode == "only":
             raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
         return None
-
-    def _policy(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:
-        """What is done after a failure, and whom to ask."""
-        policy = model if isinstance(model, Fallback) else self._fallback
-        named = models_of(policy.models if isinstance(model, Fallback) else () if model is None else model)
-        candidates = named or self._models
-        if not candidates:
-            raise ValueError("no model: write model='openai/gpt-4o-mini', or Bridge(models=[...])")
-        request.check_destination(asked, candidates)
-        return policy, candidates
 
     def _usable_ledger(self, budgets: Sequence[Budget], candidates: Sequence[Model]) -> Ledger | None:
         """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
@@ -369,17 +387,6 @@ class Bridge:
 def _breakers(ledger: Path) -> Path:
     """Where the processes that share a ledger tell each other which models fail."""
     return ledger.with_name(ledger.name + "-breakers")
-
-
-def _guards(policy: Fallback, first_chunk_s: float | None, chunk_gap_s: float | None) -> Guards:
-    request.check_seconds("first_chunk_s", first_chunk_s)
-    request.check_seconds("chunk_gap_s", chunk_gap_s)
-    return Guards(
-        first_chunk_s or policy.first_chunk_s,
-        chunk_gap_s or policy.chunk_gap_s,
-        policy.commit_chunks,
-        policy.min_chunks_per_s,
-    )
 
 
 def _answer(call: Call, kind: type[T]) -> T:

@@ -35,6 +35,11 @@ def cache_path() -> Path:
     return _cache_in(state_directory())
 
 
+def config_directory() -> Path:
+    """Where a user's configuration for all applications is looked for."""
+    return platformdirs.user_config_path("llmbridge", appauthor=False)
+
+
 @contextmanager
 def elsewhere(directory: Path) -> Iterator[None]:
     """Keep state in *directory* inside the block, in the whole process."""

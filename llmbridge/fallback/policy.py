@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from llmbridge.errors import InvalidOutput, ProviderError, ProviderTimeout
+from llmbridge.exchange import Guards
 from llmbridge.fallback.backoff import backoff_s
 from llmbridge.fallback.strategies import STRATEGIES, Strategy
 from llmbridge.money import checked_nanousd
@@ -144,6 +145,17 @@ class Fallback:
     def most(self, candidates: int) -> int:
         """How many attempts a call with so many candidates may make."""
         return self.attempts if self.attempts is not None else max(ATTEMPTS, candidates)
+
+    def guards(self, first_chunk_s: float | None, chunk_gap_s: float | None) -> Guards:
+        """What is asked of a stream's pace, by a call or else by this policy."""
+        check_seconds("first_chunk_s", first_chunk_s)
+        check_seconds("chunk_gap_s", chunk_gap_s)
+        return Guards(
+            first_chunk_s or self.first_chunk_s,
+            chunk_gap_s or self.chunk_gap_s,
+            self.commit_chunks,
+            self.min_chunks_per_s,
+        )
 
     def after(self, error: ProviderError, now: Situation) -> Step:
         """What to do after *error*. Pure, but for the retry that it may take from the budget."""
