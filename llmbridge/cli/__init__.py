@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from llmbridge import __version__
-from llmbridge.cli import cassette
+from llmbridge.cli import budget, cache, cassette, ledger
+from llmbridge.cli.calls import calls
 from llmbridge.cli.complete import complete
 from llmbridge.cli.demo import demo
+from llmbridge.cli.spend import spend
 from llmbridge.errors import LLMBridgeError
 
 
@@ -23,6 +25,11 @@ app = typer.Typer(
 )
 app.command()(complete)
 app.command()(demo)
+app.command()(spend)
+app.command()(calls)
+app.add_typer(budget.app, name="budget")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(cache.app, name="cache")
 app.add_typer(cassette.app, name="cassette")
 
 

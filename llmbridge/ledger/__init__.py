@@ -6,6 +6,7 @@ from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
 from llmbridge.ledger.ledger import Ledger, close_ledgers
 from llmbridge.ledger.need import Asked, Charge, Need
+from llmbridge.ledger.reading import ReadOnlyLedger
 from llmbridge.ledger.refusal import Refusal
 from llmbridge.ledger.report import Balance, Spend
 
@@ -18,6 +19,7 @@ __all__ = [
     "Charge",
     "Ledger",
     "Need",
+    "ReadOnlyLedger",
     "Refusal",
     "Reservation",
     "Spend",

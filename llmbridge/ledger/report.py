@@ -156,15 +156,16 @@ def balances(db: Connection, *, budget: Budget | str | None, clock_us: int) -> l
     now = max(latest, clock_us)
     name = None if budget is None else known_as(budget)
     found = []
-    for row, *declared in db.execute(
-        "SELECT id, name, unit, window, zone, per, amount FROM budget WHERE ? IS NULL OR name = ? ORDER BY id",
-        (name, name),
-    ).fetchall():
-        known = _budget(*declared)
+    for row, known in _declared(db, name):
         if not isinstance(budget, Budget) or _same(known, budget):
             shown = budget if isinstance(budget, Budget) else known
             found += _counters(db, row, shown, now) or _untouched(db, shown, now)
     return found or (_untouched(db, budget, now) if isinstance(budget, Budget) else [])
+
+
+def budgets(db: Connection) -> list[Budget]:
+    """The budgets that the file knows."""
+    return [budget for _, budget in _declared(db, None)]
 
 
 def changes(db: Connection) -> list[dict[str, Any]]:
@@ -210,6 +211,15 @@ def _untouched(db: Connection, budget: Budget, now: int) -> list[Balance]:
 def _ends(budget: Budget, now: int) -> datetime | None:
     ends_us = budget.window.span(now).ends_us
     return None if ends_us is None or budget.window.kind == "rolling" else at(ends_us, budget.zone)
+
+
+def _declared(db: Connection, name: str | None) -> list[tuple[int, Budget]]:
+    """The row and the Budget of each, or of those of that name."""
+    rows = db.execute(
+        "SELECT id, name, unit, window, zone, per, amount FROM budget WHERE ? IS NULL OR name = ? ORDER BY id",
+        (name, name),
+    )
+    return [(row, _budget(*declared)) for row, *declared in rows]
 
 
 def _budget(name: str, unit: str, window_text: str, zone: str, per: str, amount: int) -> Budget:
