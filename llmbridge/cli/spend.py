@@ -48,7 +48,7 @@ def spend(
     with asked(ledger) as book:
         found = book.spend(groups, since=start, until=end, zone=zone)
         # Not the sum of the groups: a call of two models is in both of theirs.
-        total = book.spend(since=start, until=end) if groups and len(found) > 1 else []
+        total = book.spend(since=start, until=end) if len(found) > 1 and not (as_json or as_csv) else []
     if as_json:
         printing.as_json([asdict(each) for each in found])
     elif as_csv:

@@ -90,6 +90,8 @@ class Spend:
     output_tokens: int
 
 
+# Of no time zone do hours begin between two quarters of an hour, and a million times are some thousand quarters.
+QUARTER_US = 15 * 60 * 1_000_000
 _DATES = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
 _COLUMNS = ("model", "provider", "verb", "call")
 _SUMS = """
@@ -119,7 +121,12 @@ def spend(
     """One Spend a group, dearest first."""
     there = clocks(zone)
     assert isinstance(db, sqlite3.Connection), "this only reads"
-    db.create_function("local", 2, lambda time_us, form: moment(time_us).astimezone(there).strftime(form))
+
+    @functools.lru_cache
+    def local(quarter: int, form: str) -> str:
+        return moment(quarter * QUARTER_US).astimezone(there).strftime(form)
+
+    db.create_function("local", 2, local)
     # not SQLite's own JSON paths, which know no name with a quote in it and none that JSON writes with escapes
     db.create_function("tag", 2, functools.lru_cache(lambda tags, name: json.loads(tags).get(name)))
     groups, group_values = zip(*map(_group, by), strict=True) if by else ((), ())
@@ -141,7 +148,7 @@ def _group(name: str) -> tuple[str, tuple[str, ...]]:
     if name in _COLUMNS:
         return name, ()
     if name in _DATES:
-        return "local(at_us, ?)", (_DATES[name],)
+        return f"local(at_us / {QUARTER_US}, ?)", (_DATES[name],)
     return "tag(tags, ?)", (name.removeprefix("tag:"),)
 
 
