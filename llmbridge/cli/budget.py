@@ -176,7 +176,9 @@ def _counters(balances: Sequence[Balance]) -> None:
         )
     if not any(row["for"] for row in rows):
         rows = [{name: value for name, value in row.items() if name != "for"} for row in rows]
-    printing.table(rows, right=("spent", "held", "limit", "left", "used"), spare=("window", "held", " ", "resets"))
+    printing.table(
+        rows, right=("spent", "held", "limit", "left", "used"), spare=("window", " ", "held", "left", "resets")
+    )
 
 
 def _used(taken: int, limit: int) -> dict[str, str | Text]:

@@ -17,7 +17,8 @@ from llmbridge.money import show_usd
 if TYPE_CHECKING:
     from llmbridge.record import CallRecord
 
-SHORT = 14  # of an id: its time, to the millisecond, and a little more
+SHORT = 12  # of an id: its time, to the millisecond
+NARROW = 100  # a screen of so many columns has less room for bars
 
 
 def calls(
@@ -76,10 +77,13 @@ def tokens(record: CallRecord) -> str:
 def _table(found: Sequence[CallRecord]) -> None:
     from rich.text import Text
 
+    short = SHORT
+    while len({each.id[:short] for each in found}) < len(found):
+        short += 4
     lines: list[dict[str, str | Text]] = [
         {
-            "call": each.id[:SHORT],
-            "started": f"{datetime.fromtimestamp(each.started_at).astimezone():%m-%d %H:%M:%S}",
+            "call": each.id[:short],
+            "started": f"{datetime.fromtimestamp(each.started_at).astimezone():%m-%d %H:%M}",
             "model": each.model or (each.models[0] if each.models else ""),
             "outcome": Text(what(each), style="red" if each.outcome in ("failed", "cancelled") else ""),
             "attempts": str(len(each.attempts)),
@@ -116,4 +120,4 @@ def _whole(record: CallRecord) -> None:
         if value:
             console.print(f"{name:<9}{value}", markup=False, soft_wrap=True)
     console.print()
-    console.print(tree(rows(record)))
+    console.print(tree(rows(record), width=24 if console.width > NARROW else 9))

@@ -71,11 +71,20 @@ def _table(
     for number, row in enumerate(rows, 1):
         last = total and number == len(rows)
         made.add_row(
-            *(row[name] for name in names),
+            *(_cell(row[name]) for name in names),
             style="bold" if last else None,
             end_section=total and number == len(rows) - 1,
         )
     return made
+
+
+def _cell(value: str | Text) -> Text:
+    """What a caller wrote, such as a tag, is no markup for rich and no command for the terminal."""
+    from rich.text import Text
+
+    if isinstance(value, Text):
+        return value
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in value))
 
 
 def chunks(stream: CompletionStream) -> Completion:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmbridge.ledger import Spend
 
 GROUPS = ("model", "provider", "verb", "call", "hour", "day", "week", "month")
-FIGURES = ("calls", "attempts", "cost", "uncertain", "unpriced", "saved", "input", "output")
+FIGURES = ("calls", "attempts", "cost", "uncertain", "unpriced", "saved", "tokens")
 BAR = 50
 
 
@@ -99,7 +99,7 @@ def _table(found: Sequence[Spend], total: Sequence[Spend]) -> None:
         name for name in ("uncertain", "unpriced") if not any(each.uncertain_usd or each.unknown for each in everything)
     ]
     rows = [{name: value for name, value in row.items() if name not in empty} for row in rows]
-    spare = ("attempts", "unpriced", "uncertain", "output", "input", "saved")
+    spare = ("attempts", "unpriced", "uncertain", "tokens", "saved")
     printing.table(rows, right=FIGURES, spare=spare, total=bool(total))
 
 
@@ -111,8 +111,7 @@ def _figures(each: Spend, most: Decimal) -> dict[str, str]:
         "uncertain": printing.money(each.uncertain_usd, most),
         "unpriced": f"{each.unknown:,}",
         "saved": printing.money(each.saved_usd, most),
-        "input": f"{each.input_tokens:,}",
-        "output": f"{each.output_tokens:,}",
+        "tokens": f"{each.input_tokens:,}+{each.output_tokens:,}",
     }
 
 
@@ -129,7 +128,7 @@ def _plot(found: Sequence[Spend], total: Sequence[Spend]) -> None:
     cost = {date.fromisoformat(str(each.of["day"])): each for each in found}
     first, most = min(cost), max(each.cost_usd for each in found)
     console = printing.screen()
-    width = min(BAR, max(console.width - 40, 10))
+    width = min(BAR, max(console.width - 46, 8))
     for number in range((max(cost) - first).days + 1):
         day = first + timedelta(days=number)
         each = cost.get(day)
