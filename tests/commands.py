@@ -39,10 +39,11 @@ class Done:
 def run(*arguments: object, columns: int | None = None) -> Done:
     """`llmbridge ARGUMENTS` through a pipe, or on a screen of so many columns."""
     out, err = io.StringIO(), io.StringIO()
-    environment = {} if columns is None else {"COLUMNS": str(columns)}
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment |= {} if columns is None else {"COLUMNS": str(columns)}
     with (
         patch.object(sys, "argv", ["llmbridge", *map(str, arguments)]),
-        patch.dict(os.environ, environment),
+        patch.dict(os.environ, environment, clear=True),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -55,7 +56,7 @@ def run(*arguments: object, columns: int | None = None) -> Done:
 
 
 def files(directory: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below *directory*, with its time and content; of SQLite's shared memory, which holds locks, the name."""
+    """Every file below *directory*, with its time and content; of SQLite's shared memory, which is locks, the name."""
     return {
         str(path.relative_to(directory)): (0, b"")
         if path.name.endswith("-shm")

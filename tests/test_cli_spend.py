@@ -94,7 +94,12 @@ def test_a_length_of_time_counts_from_now(text: str, ago: int) -> None:
 def test_a_plot_has_a_bar_for_each_day_also_for_those_without_calls() -> None:
     lines = run("spend", "--plot", columns=80).out.splitlines()
 
-    assert [line[:14] for line in lines[:-1]] == ["Mon 2026-03-02", "Tue 2026-03-03", "Wed 2026-03-04", "Thu 2026-03-05"]
+    assert [line[:14] for line in lines[:-1]] == [
+        "Mon 2026-03-02",
+        "Tue 2026-03-03",
+        "Wed 2026-03-04",
+        "Thu 2026-03-05",
+    ]
     full, quarter, none, half = [line.count("█") for line in lines[:-1]]
     assert (quarter, none, half) == (full // 4, 0, full // 2)
     assert lines[-1].split() == ["$1.7500", "4", "calls"]

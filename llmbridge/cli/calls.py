@@ -118,6 +118,6 @@ def _whole(record: CallRecord) -> None:
     console = printing.screen()
     for name, value in about.items():
         if value:
-            console.print(f"{name:<9}{value}", markup=False, soft_wrap=True)
+            console.print(f"{name:<9}{printing.plain(value)}", markup=False, soft_wrap=True)
     console.print()
     console.print(tree(rows(record), width=24 if console.width > NARROW else 9))

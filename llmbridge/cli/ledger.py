@@ -144,4 +144,4 @@ def _line(record: CallRecord) -> str:
         f"{ended:%H:%M:%S}", record.id[:SHORT], record.model or ", ".join(record.models), what(record), attempts,
         tokens(record), show_usd(record.cost_usd), f"{record.duration_s:.2f} s", tags(record),
     )  # fmt: skip
-    return "  ".join(filter(None, said))
+    return printing.plain("  ".join(filter(None, said)))

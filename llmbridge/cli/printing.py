@@ -78,13 +78,15 @@ def _table(
     return made
 
 
+def plain(text: str) -> str:
+    """*text* without commands to the terminal: a caller's tag may hold anything."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def _cell(value: str | Text) -> Text:
-    """What a caller wrote, such as a tag, is no markup for rich and no command for the terminal."""
     from rich.text import Text
 
-    if isinstance(value, Text):
-        return value
-    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in value))
+    return value if isinstance(value, Text) else Text(plain(value))  # not a str, in which rich sees markup
 
 
 def chunks(stream: CompletionStream) -> Completion:
