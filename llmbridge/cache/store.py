@@ -61,6 +61,7 @@ class Store:
     def __init__(self, directory: Path, size_limit_bytes: int, *, read_only: bool = False) -> None:
         self.directory = directory
         self._lock = threading.RLock()
+        self._forking: threading.Event | None = None  # set when others may have the lock again
         self._database: Database | None = None
         with self._translated():
             if not read_only:
@@ -73,6 +74,7 @@ class Store:
     @contextlib.contextmanager
     def _translated(self) -> Iterator[Any]:
         """The database, for one thread at a time."""
+        self._give_way()
         with self._lock:
             try:
                 yield self._database
@@ -96,6 +98,8 @@ class Store:
 
     def get(self, key: str) -> str | None:
         """The text of *key*, or None. Raises Foreign for a row that is none of ours."""
+        if self._forking is not None:
+            self._give_way()
         with self._lock:
             try:
                 return self._database.text(key)  # type: ignore[union-attr]
@@ -214,8 +218,14 @@ class Store:
         with self._translated() as database:
             database.close()
 
+    def _give_way(self) -> None:
+        """Let a fork go first: a lock has no order, and a thread that writes all the time always has it again."""
+        if (forking := self._forking) is not None:
+            forking.wait(FORK_S)
+
     def pause(self) -> bool:
         """Hold everybody off and close the connection, for a fork; False if another thread would not let go."""
+        self._forking = threading.Event()
         if not self._lock.acquire(timeout=FORK_S):
             return False
         self._let_go()
@@ -225,6 +235,9 @@ class Store:
         """Go on after a fork. In a child whose parent could not pause, the lock's owner does not exist and the
         connection is another process's: both are left behind, the latter unclosed, since closing it would act on the
         parent's files."""
+        forking, self._forking = self._forking, None
+        if forking is not None:
+            forking.set()
         if paused:
             self._lock.release()
         elif child:
