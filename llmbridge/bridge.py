@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, cast
 
@@ -15,22 +15,23 @@ from pydantic import BaseModel
 from llmbridge import metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
-from llmbridge.call.memory import MODES, Memory, Mode, Wish
+from llmbridge.call.memory import Memory, Mode, Wish, wish_of
 from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
+from llmbridge.catalog import Catalog
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
-from llmbridge.exchange import Guards
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
-from llmbridge.params import CACHE, EmbedParams, Params
+from llmbridge.params import CACHE, PROMPT, EmbedParams, Params, Truncate
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 from llmbridge.tags import current
+from llmbridge.truncation import check_prompt, fitted
 
 
 log = logging.getLogger("llmbridge")
@@ -55,6 +56,7 @@ class Bridge:
         fallback: what is done after a failure, where the call brings no Fallback of its own; by default Fallback().
         limits: what may be asked a minute, and at a time, besides the limits of the Models.
         propagate: send the trace on to the providers, in the headers `traceparent` and `baggage`.
+        max_input_tokens, truncate: how long a prompt may be, where the call does not say; see Params.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Bridge:
         fallback: Fallback | None = None,
         limits: Limit | Sequence[Limit] = (),
         propagate: bool = False,
+        max_input_tokens: int | None = None,
+        truncate: Truncate | None = None,
     ) -> None:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
@@ -86,12 +90,19 @@ class Bridge:
         self._warned = False
         self._deadline_s = deadline_s
         self._propagate = propagate
+        check_prompt(max_input_tokens, truncate)
+        self._prompt = _taken({"max_input_tokens": max_input_tokens, "truncate": truncate}, PROMPT)
         self._subscribers: list[Callable[[CallRecord], None]] = []
 
     @property
     def cache(self) -> Cache | None:
         """Where answers are kept, or None."""
         return self._cache
+
+    @property
+    def models(self) -> Catalog:
+        """What can be asked about models: those of LiteLLM's table, and this Bridge's own with their prices."""
+        return Catalog(self._models, lambda: self.ledger.typical())
 
     @property
     def ledger(self) -> Ledger:
@@ -195,7 +206,7 @@ class Bridge:
             chunk_gap_s: how long to wait between two chunks, in seconds.
         """
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
-        return CompletionStream(call, _guards(call.policy, first_chunk_s, chunk_gap_s))
+        return CompletionStream(call, call.policy.guards(first_chunk_s, chunk_gap_s))
 
     def astream(
         self,
@@ -213,7 +224,7 @@ class Bridge:
     ) -> AsyncCompletionStream:
         """Same as stream(), for `async with` and `async for`."""
         call = self._chat(messages, (model, budget, cache, tags, deadline_s), response_model, params)
-        return AsyncCompletionStream(call, _guards(call.policy, first_chunk_s, chunk_gap_s))
+        return AsyncCompletionStream(call, call.policy.guards(first_chunk_s, chunk_gap_s))
 
     def embed(
         self,
@@ -274,17 +285,18 @@ class Bridge:
         return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
-        cache = _cache_params(params)
-        return self._call(request.chat(messages, params, response_model), cache, *own)
+        cache, prompt = _taken(params, CACHE), {**self._prompt, **_taken(params, PROMPT)}
+        return self._call(request.chat(messages, params, response_model), cache, prompt, *own)
 
     def _embeddings(self, inputs: Inputs, own: _Own, params: Any) -> Call:
-        cache = _cache_params(params)
-        return self._call(request.embeddings(inputs, params), cache, *own)
+        cache = _taken(params, CACHE)
+        return self._call(request.embeddings(inputs, params), cache, {}, *own)
 
     def _call(
         self,
         asked: Request,
         cache_params: dict[str, Any],
+        prompt: dict[str, Any],
         model: Models | Fallback | None,
         budget: Budgets | None,
         cache: Mode | None,
@@ -293,11 +305,13 @@ class Bridge:
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
         policy, models = self._policy(asked, model)
+        if prompt:
+            asked = fitted(asked, models[0].model, **{"max_input_tokens": None, **prompt})
         limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
         given = [*budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
         budgets = distinct([*self._budgets, *given]) if given else self._budgets
         tags = request.check_tags({**current(), **(tags or {})})
-        memory = self._memory(_wish(cache, cache_params), tags)
+        memory = self._memory(wish_of(cache, cache_params), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
             asked = asked.owning()
         ledger = self._usable_ledger(budgets, models)
@@ -367,31 +381,9 @@ def _breakers(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + "-breakers")
 
 
-def _guards(policy: Fallback, first_chunk_s: float | None, chunk_gap_s: float | None) -> Guards:
-    request.check_seconds("first_chunk_s", first_chunk_s)
-    request.check_seconds("chunk_gap_s", chunk_gap_s)
-    return Guards(
-        first_chunk_s or policy.first_chunk_s,
-        chunk_gap_s or policy.chunk_gap_s,
-        policy.commit_chunks,
-        policy.min_chunks_per_s,
-    )
-
-
-def _cache_params(params: Any) -> dict[str, Any]:
-    """What in *params* is for the cache, taken out of them."""
-    return {name: params.pop(name) for name in CACHE if name in params}
-
-
-def _wish(mode: Mode | None, params: dict[str, Any]) -> Wish:
-    wish = Wish(mode or "on", **{name: value for name, value in params.items() if value is not None})
-    if wish.mode not in MODES:
-        raise ValueError(f"cache is one of {', '.join(map(repr, MODES))}, not {mode!r}")
-    request.check_seconds("ttl_s", wish.ttl_s)
-    request.check_seconds("max_age_s", wish.max_age_s)
-    if isinstance(wish.sample, bool) or not isinstance(wish.sample, int) or wish.sample < 0:
-        raise ValueError(f"sample is which of several answers is meant: 0, 1, 2, ..., not {wish.sample!r}")
-    return wish
+def _taken(params: Any, names: Collection[str]) -> dict[str, Any]:
+    """Those of *params* that are not for the provider, taken out of them."""
+    return {name: value for name in names if (value := params.pop(name, None)) is not None}
 
 
 def _answer(call: Call, kind: type[T]) -> T:

@@ -20,7 +20,7 @@ from llmbridge.completion import Chunk, Completion, Embedding, Vector
 from llmbridge.exchange import Guards
 from llmbridge.money import nanousd, usd
 from llmbridge.record import AttemptRecord
-from llmbridge.request import Request
+from llmbridge.request import Request, check_seconds
 from llmbridge.waiting import Pauses
 
 
@@ -40,6 +40,18 @@ class Wish:
     ttl_s: float | None = None
     max_age_s: float | None = None
     sample: int = 0
+
+
+def wish_of(mode: Mode | None, params: Mapping[str, Any]) -> Wish:
+    """Check what a call says about the cache. Raises ValueError."""
+    wish = Wish(mode or "on", **params)
+    if wish.mode not in MODES:
+        raise ValueError(f"cache is one of {', '.join(map(repr, MODES))}, not {mode!r}")
+    check_seconds("ttl_s", wish.ttl_s)
+    check_seconds("max_age_s", wish.max_age_s)
+    if isinstance(wish.sample, bool) or not isinstance(wish.sample, int) or wish.sample < 0:
+        raise ValueError(f"sample is which of several answers is meant: 0, 1, 2, ..., not {wish.sample!r}")
+    return wish
 
 
 class Memory:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from llmbridge.errors import InvalidOutput, ProviderError, ProviderTimeout
+from llmbridge.exchange import Guards
 from llmbridge.fallback.backoff import backoff_s
 from llmbridge.fallback.strategies import STRATEGIES, Strategy
 from llmbridge.money import checked_nanousd
@@ -162,6 +163,17 @@ class Fallback:
             if pause_s <= longest_s and (now.others or pause_s <= enough_s) and now.spend_retry():
                 return Step("retry" if pause_s <= enough_s else "later", pause_s)
         return Step("next" if another and now.others else "stop")
+
+    def guards(self, first_chunk_s: float | None, chunk_gap_s: float | None) -> Guards:
+        """What a stream has to keep to: what its call says, else what is said here."""
+        check_seconds("first_chunk_s", first_chunk_s)
+        check_seconds("chunk_gap_s", chunk_gap_s)
+        return Guards(
+            first_chunk_s or self.first_chunk_s,
+            chunk_gap_s or self.chunk_gap_s,
+            self.commit_chunks,
+            self.min_chunks_per_s,
+        )
 
     def _table(self, error: ProviderError) -> tuple[bool, bool]:
         again, another = KINDS[error.kind]

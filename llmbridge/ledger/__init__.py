@@ -7,7 +7,7 @@ from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
 from llmbridge.ledger.ledger import Ledger, close_ledgers
 from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.refusal import Refusal
-from llmbridge.ledger.report import Balance, Spend
+from llmbridge.ledger.report import Balance, Spend, Typical
 
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Refusal",
     "Reservation",
     "Spend",
+    "Typical",
     "budgets_of",
     "close_ledgers",
     "distinct",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llmbridge.provider.abilities import context_window, estimated_tokens, lacks, needs
     from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
     from llmbridge.provider.caps import capped, has_cap, output_cap
+    from llmbridge.provider.counting import about_tokens, count_tokens, message_tokens, surely_fits
     from llmbridge.provider.headers import exhausted_s, request_id
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
@@ -25,6 +26,7 @@ _HOME = {
     "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
     "bounds": ("WorstCase", "affordable", "floor_tokens", "seen_nanousd", "worst_case"),
     "caps": ("capped", "has_cap", "output_cap"),
+    "counting": ("about_tokens", "count_tokens", "message_tokens", "surely_fits"),
     "headers": ("exhausted_s", "request_id"),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
@@ -39,6 +41,7 @@ __all__ = [
     "Cost",
     "Source",
     "WorstCase",
+    "about_tokens",
     "acomplete",
     "aembed",
     "affordable",
@@ -48,6 +51,7 @@ __all__ = [
     "complete",
     "context_window",
     "cost",
+    "count_tokens",
     "embed",
     "estimated_tokens",
     "exhausted_s",
@@ -56,12 +60,14 @@ __all__ = [
     "is_local",
     "lacks",
     "litellm",
+    "message_tokens",
     "needs",
     "output_cap",
     "plain_cost_usd",
     "request_id",
     "seen_nanousd",
     "stream",
+    "surely_fits",
     "worst_case",
 ]
 
