@@ -5,7 +5,6 @@ Labels are bounded: models, providers, outcomes, budgets; never a user, a reques
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -55,14 +54,13 @@ def record(record: CallRecord) -> None:
     if record.abandoned:
         _abandoned.append(record)
         return
-    if "opentelemetry.metrics" in sys.modules or Own.meter_provider is not None or _CONFIGURED in os.environ:
+    if "opentelemetry.metrics" in sys.modules or Own.meter_provider is not None:
         while _abandoned:
             _record(_abandoned.popleft())
         _record(record)
 
 
 _abandoned: deque[CallRecord] = deque(maxlen=1_000)
-_CONFIGURED = "OTEL_PYTHON_METER_PROVIDER"
 
 
 @harmless(None)

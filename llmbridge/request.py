@@ -253,6 +253,9 @@ def _check_special(params: Any) -> None:
             raise TypeError(f"{name!r} does not go into provider_params: {INSTEAD.get(name, 'it is an argument')}")
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _is_model_class(value: Any) -> bool:
     return isinstance(value, type) and hasattr(value, "model_json_schema")
 
@@ -303,8 +306,7 @@ def _check_message(name: str, message: Any) -> None:
 def _check_json(name: str, value: Any) -> None:
     """Raise TypeError or ValueError unless *value* can be written as JSON in UTF-8."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode()
+        (value if type(value) is str else _encode(value)).encode()
     except UnicodeEncodeError:
         raise ValueError(
             f"{name} holds a lone surrogate, which cannot be written as UTF-8; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterator
@@ -28,6 +29,7 @@ from tests.tracing_spans import Spans, spans  # noqa: F401
 # Here and not in a fixture: test modules import LiteLLM for themselves, and it must have been loaded by us before, or
 # it would fetch its price table.
 llmbridge.warm()
+gc.freeze()  # of LiteLLM a million objects stay: a test that collects what it dropped need not walk them, in 0.2 s
 
 ONCE = Fallback(retries=0, breaker=False)
 VERBS = ("complete", "acomplete", "stream", "astream")
@@ -40,9 +42,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     await, for the others; by all for all with LLMBRIDGE_LONG=1."""
     if os.environ.get("LLMBRIDGE_LONG"):
         return
-    twins = [item for item in items if _is_twin(getattr(item, "callspec", None))]
-    config.hook.pytest_deselected(items=twins)
-    items[:] = [item for item in items if item not in set(twins)]
+    spared = [item for item in items if item.get_closest_marker("long") or _is_twin(getattr(item, "callspec", None))]
+    config.hook.pytest_deselected(items=spared)
+    items[:] = [item for item in items if item not in set(spared)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: half of the time a test waits, for a deadline or for another process."""
+    return (os.cpu_count() or 1) + 1
 
 
 def _is_twin(case: Any) -> bool:
@@ -124,10 +132,16 @@ def every_span_keeps_the_contract(request: pytest.FixtureRequest, caplog: pytest
 
 
 @pytest.fixture
-def records(fresh_default: Bridge) -> list[CallRecord]:
-    """Every record that the default Bridge publishes in this test."""
+def bridge(fresh_default: Bridge) -> Bridge:
+    """The one that a test asks; a module that needs another one has a `bridge` of its own."""
+    return fresh_default
+
+
+@pytest.fixture
+def records(bridge: Bridge) -> list[CallRecord]:
+    """Every record that the Bridge publishes in this test."""
     heard: list[CallRecord] = []
-    fresh_default.subscribe(heard.append)
+    bridge.subscribe(heard.append)
     return heard
 
 

@@ -49,13 +49,6 @@ def bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Bri
 
 
 @pytest.fixture
-def records(bridge: Bridge) -> list[CallRecord]:
-    heard: list[CallRecord] = []
-    bridge.subscribe(heard.append)
-    return heard
-
-
-@pytest.fixture
 def gpt(sim: Simulator, bridge: Bridge) -> Model:
     return Model("openai/gpt-4o-mini", api_base=sim.api_base("openai"), api_key="sk-test-key")
 

@@ -32,13 +32,6 @@ def bridge(tmp_path: Path) -> Iterator[Bridge]:
 
 
 @pytest.fixture
-def records(bridge: Bridge) -> list[CallRecord]:
-    heard: list[CallRecord] = []
-    bridge.subscribe(heard.append)
-    return heard
-
-
-@pytest.fixture
 def model(sim: Simulator) -> Model:
     return Model("openai/text-embedding-3-small", api_base=sim.api_base("openai"), api_key="sk-test-key")
 

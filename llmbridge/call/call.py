@@ -219,6 +219,7 @@ class Call:
         return self._started + self.deadline_s - self._clock()
 
     def check_time(self) -> None:
+        """Raise DeadlineExceeded if the call's time is over."""
         if self.remaining_s() <= 0:
             raise self._out_of_time()
 

@@ -140,26 +140,23 @@ def _open(ask: Ask) -> Closed:
     why = broken(ask.candidate) or "its breaker is open: another call finds out whether it is well again"
     dead = opening is not None and opening.kind == "dead key"
     left_s = None if opening is None else max(opening.left_s(ask.candidate.endpoint.clock()), 0.0)
-    error = (AuthenticationFailed if dead else ProviderUnavailable)(
-        f"{ask.request.model} was not asked: {why}",
-        model=ask.request.model,
-        provider=ask.request.provider,
-        retry_after_s=left_s,
-        sent=False,
-    )
-    return Closed("breaker", why, error)
+    return _closed("breaker", ask, why, AuthenticationFailed if dead else ProviderUnavailable, left_s)
 
 
 def _paused(ask: Ask, paused_s: float) -> Closed:
     why = f"it asked to be left alone for {paused_s:.1f} s more"
-    error = ProviderRateLimited(
+    return _closed("throttled", ask, why, ProviderRateLimited, paused_s)
+
+
+def _closed(reason: str, ask: Ask, why: str, kind: type[ProviderError], retry_after_s: float | None) -> Closed:
+    error = kind(
         f"{ask.request.model} was not asked: {why}",
         model=ask.request.model,
         provider=ask.request.provider,
-        retry_after_s=paused_s,
+        retry_after_s=retry_after_s,
         sent=False,
     )
-    return Closed("throttled", why, error)
+    return Closed(reason, why, error)
 
 
 def _verdict(alive: bool, error: ProviderError | None, *, in_time: bool) -> Verdict:

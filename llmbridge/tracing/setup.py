@@ -23,6 +23,7 @@ from llmbridge.tracing.tracer import Own
 
 log = logging.getLogger("llmbridge")
 SIGNALS = ("traces", "metrics")
+PROVIDERS = ("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER")  # the API loads them at its first use
 FLUSH_S = 5.0
 _lock = threading.Lock()
 
@@ -142,9 +143,12 @@ def _disabled() -> bool:
 def from_environment() -> None:
     """As start(), if the environment asks for it and the application has not been there before. Raises nothing."""
     signals = asked()
+    if not signals and not any(os.environ.get(name) for name in PROVIDERS):
+        return
+    from opentelemetry import metrics, trace  # noqa: F401
+
     if not signals:
         return
-    from opentelemetry import trace
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return

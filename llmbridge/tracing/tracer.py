@@ -1,13 +1,12 @@
 """Which tracer, if any: the application's as soon as it has one, else the one that `setup` has started.
 
 Importing OpenTelemetry's API takes 25 ms. As long as nobody in the process has imported `opentelemetry.trace` there can
-be no provider of the application's, so it is not imported here either, unless the environment asks for tracing. The
-application may set its provider at any time: each call looks anew.
+be no provider of the application's, so it is not imported here either, unless the environment asks for tracing (which
+`Own.look` finds out). The application may set its provider at any time: each call looks anew.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,6 @@ class Own:
     look: Callable[[], object] | None = None  # into the environment, at the first call
 
 
-_CONFIGURED = "OTEL_PYTHON_TRACER_PROVIDER"  # has the API load a provider at its first use
 _cached: tuple[TracerProvider, Tracer] | None = None
 
 
@@ -39,7 +37,7 @@ def tracer() -> Tracer | None:
     if Own.look is not None:
         look, Own.look = Own.look, None
         look()
-    if "opentelemetry.trace" not in sys.modules and Own.tracer_provider is None and _CONFIGURED not in os.environ:
+    if "opentelemetry.trace" not in sys.modules and Own.tracer_provider is None:
         return None
     from opentelemetry import trace
 
