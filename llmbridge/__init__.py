@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from llmbridge import tracing as tracing
     from llmbridge.bridge import Bridge as Bridge
     from llmbridge.cache import Cache as Cache, CacheStats as CacheStats
-    from llmbridge.call.planning import Plan as Plan
+    from llmbridge.call.planning import Plan as Plan, Prospect as Prospect
     from llmbridge.cassette import replay as replay
     from llmbridge.catalog import Catalog as Catalog, Listing as Listing
     from llmbridge.completion import Chunk as Chunk, Completion as Completion, Embedding as Embedding, Usage as Usage
-    from llmbridge.default import configure as configure, warm as warm
+    from llmbridge.default import configure as configure, estimate as estimate, warm as warm
     from llmbridge.errors import (
         AllAttemptsFailed as AllAttemptsFailed,
         AlreadyResolved as AlreadyResolved,
@@ -72,11 +72,21 @@ if TYPE_CHECKING:
 _HOME = {
     "llmbridge.bridge": ("Bridge",),
     "llmbridge.cache": ("Cache", "CacheStats"),
-    "llmbridge.call.planning": ("Plan",),
+    "llmbridge.call.planning": ("Plan", "Prospect"),
     "llmbridge.cassette": ("replay",),
     "llmbridge.catalog": ("Catalog", "Listing"),
     "llmbridge.completion": ("Chunk", "Completion", "Embedding", "Usage"),
-    "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream", "warm"),
+    "llmbridge.default": (
+        "acomplete",
+        "aembed",
+        "astream",
+        "complete",
+        "configure",
+        "embed",
+        "estimate",
+        "stream",
+        "warm",
+    ),
     "llmbridge.errors": (
         "AllAttemptsFailed",
         "AlreadyResolved",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmbridge.provider.caps import capped, has_cap, output_cap
     from llmbridge.provider.counting import about_tokens, count_tokens, message_tokens, surely_fits
     from llmbridge.provider.headers import exhausted_s, request_id
+    from llmbridge.provider.likely import likely
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
     from llmbridge.provider.rates import is_local
@@ -28,6 +29,7 @@ _HOME = {
     "caps": ("capped", "has_cap", "output_cap"),
     "counting": ("about_tokens", "count_tokens", "message_tokens", "surely_fits"),
     "headers": ("exhausted_s", "request_id"),
+    "likely": ("likely",),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
     "rates": ("is_local",),
@@ -59,6 +61,7 @@ __all__ = [
     "has_cap",
     "is_local",
     "lacks",
+    "likely",
     "litellm",
     "message_tokens",
     "needs",
