@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Unpack, cast
 
 from pydantic import BaseModel
 
-from llmbridge import metrics, request
+from llmbridge import metrics, provider, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
 from llmbridge.call.memory import Memory, Mode, Wish, wish_of
@@ -345,6 +345,8 @@ class Bridge:
         if not candidates:
             raise ValueError("no model: write model='openai/gpt-4o-mini', or Bridge(models=[...])")
         request.check_destination(asked, candidates)
+        if policy.local_only:
+            provider.check_stays_here([asked.for_model(each) for each in candidates])
         return policy, candidates
 
     def _usable_ledger(self, budgets: Sequence[Budget], candidates: Sequence[Model]) -> Ledger | None:

@@ -96,7 +96,7 @@ class _Unit:
 class _Prompt:
     def __init__(self, asked: Request, model: str, most: int) -> None:
         self._model, self._most = model, most
-        self._about = provider.about_tokens(model, asked)
+        self._about = provider.beside_tokens(model, asked)
         self._units = _units(asked.content)
         for unit in self._units:
             unit.tokens = sum(provider.message_tokens(model, each) for each in unit.messages)

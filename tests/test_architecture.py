@@ -21,7 +21,7 @@ ROWS = [
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
     {"metrics", "catalog", "truncation"},
-    {"call", "chains"},
+    {"call"},
     {"streams"},
     {"bridge", "cassette"},
     {"default"},

@@ -19,6 +19,8 @@ from llmbridge.provider.table import CAPABILITIES, LOCAL, bundled, spelled
 
 
 if TYPE_CHECKING:
+    from llmbridge.catalog.chains import Chain
+    from llmbridge.fallback import Fallback
     from llmbridge.ledger import Typical
     from llmbridge.request import Model
 
@@ -81,6 +83,10 @@ class Listing:
         free = self.provider in LOCAL or (self.own is not None and self.own.input_usd_per_mtok is not None)
         return price if price or free else None
 
+    def measured(self, latency_s: float | None) -> Listing:
+        """The same, with what the ledger says of it."""
+        return self if latency_s is None else replace(self, latency_s=latency_s)
+
 
 class Catalog:
     """What can be asked about models: those of LiteLLM's table, and the user's own.
@@ -129,9 +135,7 @@ class Catalog:
             )
         if sort == "latency":
             seen = self.typical()
-            found = [
-                replace(each, latency_s=seen[each.model].latency_s) if each.model in seen else each for each in found
-            ]
+            found = [each.measured(seen[each.model].latency_s if each.model in seen else None) for each in found]
         return sorted(found, key=lambda each: (*_ORDERS[sort](each), each.model))
 
     def cheapest(self, **filters: Unpack[Filters]) -> Listing:
@@ -146,6 +150,21 @@ class Catalog:
     def largest_context(self, **filters: Unpack[Filters]) -> Listing:
         """The one with the largest context window. Raises LookupError if there is none, and as find()."""
         return self._first("context", "with a known window", lambda each: each.context_window is not None, filters)
+
+    def chain(self, name: str) -> Fallback:
+        """A ready chain, for `model=`: "high_quality", "cost_optimized", "fast_latency", "local_only",
+        "code_generation", "long_context", "balanced", "analysis" or "simple_tasks"; `llmbridge chains` shows the rule
+        and the models of each. Made of what is listed here and the keys in the environment at this moment.
+
+        Raises ValueError for another name, LookupError if the chain has nobody to ask, and says what to do.
+        """
+        return self.explain_chain(name).fallback()
+
+    def explain_chain(self, name: str) -> Chain:
+        """The same, with the reasons: whom it asks and why, and for whom a key is missing. Raises ValueError."""
+        from llmbridge.catalog.chains import chain  # here: a query needs nothing of what a Fallback does
+
+        return chain(name, self)
 
     def _first(self, sort: Sort, what: str, fits: Callable[[Listing], bool], filters: Filters) -> Listing:
         found = next((each for each in self.find(sort=sort, **filters) if fits(each)), None)
