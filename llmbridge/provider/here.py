@@ -38,7 +38,7 @@ def leaves_machine(request: Request) -> str:
         return "it has no api_base, and would be asked at its provider's"
     for base in bases:
         if not is_loopback(_host(base)):
-            return f"its address is {_host(base) or base!r}"
+            return f"its address is {_host(base) or 'unreadable'}"
     if _is_proxied([_host(base) for base in bases] or ["localhost"]):
         return "a proxy is set in the environment; add localhost and 127.0.0.1 to NO_PROXY"
     return next((f"{address[:60]!r} would be fetched" for address in _fetched(request)), "")

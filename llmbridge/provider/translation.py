@@ -82,6 +82,7 @@ NOT_SENT = frozenset(
         "InvalidURL",
         "ProxyError",
         "LocalProtocolError",
+        "LeavesMachine",  # ours
     }
 )
 SILENT = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeout", "APITimeoutError", "TimeoutError"})
