@@ -69,7 +69,7 @@ def test_one_candidate_that_could_leave_stops_the_call_before_anything_is_sent(
 
 
 def test_an_embedding_stays_here_too(sim: Simulator) -> None:
-    with pytest.raises(ValueError, match="openai does not|it has no api_base"):
+    with pytest.raises(ValueError, match="it has no api_base"):
         Bridge().embed("fish", model=stays("openai/text-embedding-3-small"))
     near = Model("openai/text-embedding-3-small", api_key="sk-x", api_base=sim.api_base("openai"))
     assert len(Bridge().embed("fish", model=stays(near)).vectors) == 1
@@ -88,7 +88,7 @@ def test_the_calls_own_arguments_cannot_send_it_elsewhere(sim: Simulator, monkey
 def test_a_proxy_takes_nothing_away(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://{FAR}:3128")
     monkeypatch.setenv("NO_PROXY", "")
-    with pytest.raises(ValueError, match="a proxy is set in the environment; add localhost and 127.0.0.1 to NO_PROXY"):
+    with pytest.raises(ValueError, match="a proxy is set in the environment; add localhost and"):
         Bridge().complete(FISH, model=stays(at(sim, "ollama_chat")))
 
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
@@ -96,7 +96,7 @@ def test_a_proxy_takes_nothing_away(sim: Simulator, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_image_elsewhere_would_be_fetched_and_is_refused(ask: Ask, sim: Simulator) -> None:
-    with pytest.raises(ValueError, match="'https://example.com/fish.png' would be fetched"):
+    with pytest.raises(ValueError, match=r"/fish\.png' would be fetched"):
         ask(image("https://example.com/fish.png"), model=stays(at(sim, "openai")))
     assert sim.requests == []
 
@@ -111,7 +111,7 @@ def test_what_escapes_every_check_is_stopped_at_the_wire(
     monkeypatch.setattr(here, "leaves_machine", lambda request: "")
     far = Model("openai/gpt-4o-mini", api_key="sk-x", api_base=f"http://{FAR}/v1")
 
-    with pytest.raises(BadRequest, match="was not asked: .*local_only") as raised:
+    with pytest.raises(BadRequest, match=r"was not asked: .*local_only") as raised:
         ask(FISH, model=stays(far))
 
     assert not raised.value.sent
