@@ -67,11 +67,13 @@ class Chain:
     def fallback(self) -> Fallback:
         """What `model=` takes. Raises LookupError if nobody can be asked, with what to do."""
         if not self.members:
-            raise LookupError(f"chain {self.name!r} has nobody to ask: {self._advice()}")
+            raise LookupError(f"chain {self.name!r} has nobody to ask: {self.advice}")
         models = [each.listing.own or each.listing.model for each in self.members]
         return Fallback(models, strategy=self.strategy, local_only=self.name == "local_only")
 
-    def _advice(self) -> str:
+    @property
+    def advice(self) -> str:
+        """What would give it somebody to ask."""
         if self.name == "local_only":
             return "name what runs here: Bridge(models=[Model('ollama_chat/llama3.2')])"
         return f"set one of {', '.join(each.keys[0] for each in self.missing)}, or give the Bridge models"

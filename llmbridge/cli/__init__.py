@@ -9,8 +9,10 @@ import typer
 
 from llmbridge import __version__
 from llmbridge.cli import cassette
+from llmbridge.cli.chains import chains
 from llmbridge.cli.complete import complete
 from llmbridge.cli.demo import demo
+from llmbridge.cli.models import models
 from llmbridge.errors import LLMBridgeError
 
 
@@ -23,6 +25,8 @@ app = typer.Typer(
 )
 app.command()(complete)
 app.command()(demo)
+app.command()(models)
+app.command()(chains)
 app.add_typer(cassette.app, name="cassette")
 
 

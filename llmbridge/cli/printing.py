@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 WIDE = 160
+NO_WIDTH = 1_000
 
 
 def chunks(stream: CompletionStream) -> Completion:
@@ -46,6 +48,20 @@ def trace(record: CallRecord) -> None:
     # Where nobody looks at a screen there is no width to keep to.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
     console.print(tree(rows(record)), highlight=False)
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout, as wide as the terminal; without colours, and without a width, where nobody looks."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(names):
+        shown.add_column(name, overflow="fold", no_wrap=number == 0 or not sys.stdout.isatty())
+    for row in rows:
+        shown.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else NO_WIDTH).print(shown, highlight=False, markup=False)
 
 
 def attempts(completion: Completion) -> None:
