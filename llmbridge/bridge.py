@@ -307,9 +307,10 @@ class Bridge:
         policy, models = self._policy(asked, model)
         if prompt:
             asked = fitted(asked, models[0].model, **{"max_input_tokens": None, **prompt})
-        limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
-        given = [*budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
-        budgets = distinct([*self._budgets, *given]) if given else self._budgets
+        budgets = self._budgets
+        if budget is not None or policy.max_usd is not None:
+            limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
+            budgets = distinct([*budgets, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
         memory = self._memory(wish_of(cache, cache_params), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
@@ -385,9 +386,10 @@ def _breakers(ledger: Path) -> Path:
 
 def _taken(params: Any, names: Collection[str]) -> dict[str, Any]:
     """Those of *params* that are not for the provider, taken out of them."""
-    return {name: value for name in names if (value := params.pop(name, None)) is not None}
+    return {name: value for name in names if (value := params.pop(name, None)) is not None} if params else {}
 
 
 def _answer(call: Call, kind: type[T]) -> T:
     assert isinstance(call.answer, kind)
+    call.current = None  # which leads back to the call: in a cycle, they would wait for the collector
     return call.answer

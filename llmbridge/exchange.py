@@ -63,6 +63,7 @@ class Exchange:
     watched: bool = True
     provider: str = ""
     requests: int = 0
+    received_bytes: int = 0
     host: str | None = None
     port: int | None = None
     response: Response | None = None

@@ -171,7 +171,7 @@ def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseMo
     if response_model is not None and not _is_model_class(response_model):
         raise TypeError(f"response_model is a pydantic model class, not {response_model!r}")
     content = _messages(messages)
-    _check_json("messages", content)
+    _check_json("messages", messages if isinstance(messages, str) else content)
     return Request("chat", "", content, _checked(params), transport, response_model)
 
 

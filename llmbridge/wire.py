@@ -34,6 +34,7 @@ class LeavesMachine(Exception):
     """A request that has to stay here was about to be sent to another machine."""
 
 
+LARGEST_BYTES = 256 * 2**20  # of an answer on the wire: an endless one would fill the memory until its deadline
 current: ContextVar[Exchange | None] = ContextVar("llmbridge_exchange", default=None)
 
 
@@ -101,7 +102,7 @@ def _trace(event: str, info: dict[str, Any]) -> None:
                 return read(max_bytes, timeout)  # type: ignore[no-any-return]
             exchange.reading = stream
             try:
-                return read(max_bytes, _bounded(timeout))  # type: ignore[no-any-return]
+                return _counted(read(max_bytes, _bounded(timeout)))
             finally:
                 exchange.reading = None
 
@@ -114,8 +115,7 @@ async def _atrace(event: str, info: dict[str, Any]) -> None:
         read = stream.read
 
         async def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
-            piece: bytes = await read(max_bytes, _bounded(timeout))
-            return piece
+            return _counted(await read(max_bytes, _bounded(timeout)))
 
         stream.read = bounded_read
 
@@ -127,6 +127,15 @@ def _bounded(timeout_s: float | None) -> float | None:
     if exchange.late():
         raise httpcore.ReadTimeout("time was over while the answer was coming")
     return exchange.left_s(timeout_s)
+
+
+def _counted(piece: bytes) -> bytes:
+    exchange = current.get()
+    if exchange is not None:
+        exchange.received_bytes += len(piece)
+        if exchange.received_bytes > LARGEST_BYTES:
+            raise httpcore.ReadError(f"more than {LARGEST_BYTES:,} bytes came, and no end of them")
+    return piece
 
 
 class _Tee(httpx.SyncByteStream):

@@ -312,10 +312,11 @@ class Attempt:
     def _succeed(self) -> None:
         self.done = True
         self.record.outcome = "answered"
-        self._observe()
-        if self._charge is not None:
-            self._resolve(self._charge)
-        self._pass_out()
+        if self.recalled is None:
+            self._observe()
+            if self._charge is not None:
+                self._resolve(self._charge)
+            self._pass_out()
         self._finish("answered")
 
     def _fail(self, error: ProviderError) -> None:

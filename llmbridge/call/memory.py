@@ -42,8 +42,13 @@ class Wish:
     sample: int = 0
 
 
+USUAL = Wish()
+
+
 def wish_of(mode: Mode | None, params: Mapping[str, Any]) -> Wish:
     """Check what a call says about the cache. Raises ValueError."""
+    if mode is None and not params:
+        return USUAL
     wish = Wish(mode or "on", **params)
     if wish.mode not in MODES:
         raise ValueError(f"cache is one of {', '.join(map(repr, MODES))}, not {mode!r}")
