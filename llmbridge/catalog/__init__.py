@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmbridge.catalog.catalog import NAMES, Catalog, Filters, Listing, Sort, one_of
+from llmbridge.catalog.catalog import NAMES, Catalog, Filters, Sort, one_of
+from llmbridge.catalog.listing import Listing
 
 
 __all__ = ["NAMES", "Catalog", "Filters", "Listing", "Sort", "one_of"]

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from llmbridge.catalog.catalog import Listing, one_of
+from llmbridge.catalog.catalog import one_of
+from llmbridge.catalog.listing import Listing
 from llmbridge.fallback import Fallback
 from llmbridge.money import show_usd
 from llmbridge.provider import leaves_machine

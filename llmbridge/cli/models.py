@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +68,7 @@ def models(
 
 def as_data(listing: Listing) -> dict[str, Any]:
     """A Listing as JSON has it; prices as text, so that they stay exact."""
-    data = {each.name: getattr(listing, each.name) for each in fields(listing) if each.name != "own"}
+    data = listing._asdict()
     prices = {
         name: None if value is None else f"{value:f}" for name, value in data.items() if name.endswith("per_mtok")
     }
