@@ -102,7 +102,7 @@ class Bridge:
     @property
     def models(self) -> Catalog:
         """What can be asked about models: those of LiteLLM's table, and this Bridge's own with their prices."""
-        return Catalog(self._models, lambda: self.ledger.typical())
+        return Catalog(self._models, lambda: {} if self._ledger is None else self.ledger.typical())
 
     @property
     def ledger(self) -> Ledger:

@@ -30,8 +30,9 @@ def fitted(asked: Request, model: str, max_input_tokens: int | None, truncate: T
             out those between the first and the latest, from the middle on, then the middle of the longest user's text,
             and write "[...]" there.
 
-    System messages, the latest user's message and what came last always stay, and a tool's result stays, or goes, with
-    its call. Raises ValueError if it does not fit. Loads LiteLLM's tokenizer, unless the bytes say that it does.
+    System messages are never touched, the latest user's message and what came last always stay, and a tool's result
+    stays, or goes, with its call. Raises ValueError if it does not fit. Loads LiteLLM's tokenizer, unless the bytes say
+    that it fits.
     """
     check_prompt(max_input_tokens, truncate)
     if max_input_tokens is None or provider.surely_fits(asked, max_input_tokens):

@@ -158,6 +158,9 @@ def test_the_fastest_is_the_one_whose_answers_took_least_in_the_ledger() -> None
     with pytest.raises(LookupError, match="no model with an answer in the ledger for provider='openai'"):
         llmbridge.models.fastest(provider="openai")
 
+    with pytest.raises(LookupError, match="no model with an answer in the ledger"):
+        Bridge(ledger=None).models.fastest()
+
     bridge = Bridge([Model("mock/slow"), Model("mock/quick")])
     seen = {"mock/slow": [0.4, 9.0, 0.5], "mock/quick": [0.2, 0.3, 30.0]}
     for model, times in seen.items():

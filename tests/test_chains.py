@@ -197,9 +197,11 @@ def test_the_models_of_this_machine_are_all_in_the_chain_that_stays_here_in_thei
         "anthropic/claude-haiku-4-5",
         Model("ollama_chat/llama3.2"),
         Model("ollama_chat/far", api_base="http://10.0.0.7:11434"),
+        Model("openai/qwen", api_base="http://127.0.0.1:8001/v1"),
     ]
 
     made = Bridge(own).models.explain_chain("local_only")
 
-    assert models(made) == ["openai/qwen", "ollama_chat/llama3.2"]
+    assert models(made) == ["openai/qwen", "ollama_chat/llama3.2", "openai/qwen"]
+    assert [each.listing.own for each in made.members] == [own[0], own[2], own[4]]
     assert made.fallback().local_only

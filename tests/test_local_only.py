@@ -68,6 +68,16 @@ def test_one_candidate_that_could_leave_stops_the_call_before_anything_is_sent(
     assert default.default().ledger.records() == []
 
 
+def test_the_ready_chain_asks_what_is_here_and_nobody_else(ask: Ask, sim: Simulator) -> None:
+    far = Model("anthropic/claude-haiku-4-5", api_key="sk-x")
+    default.configure(bridge := Bridge([far, at(sim, "ollama_chat"), at(sim, "openai")]))
+    sim.script(Fault.status(404), Reply(text="Carp."))
+
+    reply = ask(FISH, model=bridge.models.chain("local_only"))
+
+    assert (reply.text, reply.record.models) == ("Carp.", (at(sim, "ollama_chat").model, at(sim, "openai").model))
+
+
 def test_an_embedding_stays_here_too(sim: Simulator) -> None:
     with pytest.raises(ValueError, match="it has no api_base"):
         Bridge().embed("fish", model=stays("openai/text-embedding-3-small"))

@@ -127,7 +127,7 @@ class Catalog:
 
     def _all(self, wanted: Mapping[str, Any]) -> Iterator[Listing]:
         """Those that fit, each once."""
-        own = {model.model: model for model in self.own}
+        own = {model.model: model for model in reversed(self.own)}  # of two deployments the first
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         table = bundled()
         done: set[str] = set()
@@ -138,7 +138,7 @@ class Catalog:
             done.add(name[1])
             if (listing := listing_of(*name, fields, own.get(name[1]), wanted, today)) is not None:
                 yield listing
-        for model in {name: each for name, each in own.items() if name not in done}.values():
+        for model in [each for name, each in own.items() if name not in done]:
             provider = model.model.rpartition("/")[0].partition("/")[0]
             if (listing := listing_of(provider, model.model, {}, model, wanted, today)) is not None:
                 yield listing

@@ -121,11 +121,9 @@ def _picked(catalog: Catalog, rule: _Rule) -> list[Listing]:
 
 
 def _local(catalog: Catalog) -> Chain:
-    own = [each for each in catalog.find() if each.own is not None]
-    here = [each for each in own if each.own is not None and not leaves_machine(_asked(each))]
-    order = {model.model: position for position, model in enumerate(catalog.own)}
-    here.sort(key=lambda each: order[each.model])
-    members = tuple(Member(each, "its address is on this machine") for each in here)
+    listed = {each.model: each for each in catalog.find(deprecated=True) if each.own is not None}
+    own = [listed[model.model]._replace(own=model) for model in catalog.own if model.model in listed]
+    members = tuple(Member(each, "its address is on this machine") for each in own if not leaves_machine(_asked(each)))
     return Chain("local_only", _LOCAL, "priority", members, ())
 
 
