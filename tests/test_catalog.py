@@ -214,6 +214,12 @@ def test_a_wrong_question_is_answered_with_the_nearest_right_one(
     assert set(CAPABILITIES) < set(NAMES)
 
 
+def test_a_filter_that_there_is_not_lets_nothing_through(catalog: Catalog) -> None:
+    for ask in (catalog.find, catalog.cheapest, catalog.largest_context):
+        with pytest.raises(TypeError, match="there is no filter 'capabilty': did you mean 'capability'"):
+            ask(capabilty="vision")  # type: ignore[call-arg]
+
+
 def test_what_nobody_can_do_is_a_lookup_error_that_repeats_the_question(catalog: Catalog) -> None:
     with pytest.raises(LookupError, match="no model with a known price for provider='openai', min_context=90000000"):
         catalog.cheapest(provider="openai", min_context=90_000_000)

@@ -73,8 +73,8 @@ class Catalog:
             mode: "chat" (the default) or "embedding".
             deprecated: list also what its provider has taken away.
 
-        Raises ValueError, with the nearest right name, for a capability, provider, mode or sort that there is not; by
-        latency also LedgerError.
+        Raises TypeError or ValueError, with the nearest right name, for a filter, capability, provider, mode or sort
+        that there is not; by latency also LedgerError.
         """
         one_of("sort", sort, get_args(Sort))
         wanted = _checked(filters)
@@ -158,7 +158,11 @@ _ORDERS: dict[str, Callable[[Listing], tuple[Any, ...]]] = {
 
 
 def _checked(filters: Filters) -> dict[str, Any]:
-    """*filters* in the form in which they are compared. Raises ValueError for what no model could be."""
+    """*filters* in the form in which they are compared. Raises TypeError for a filter that there is not, which must not
+    let everything through, and ValueError for what no model could be."""
+    for name in filters:
+        if name not in Filters.__annotations__:
+            raise TypeError(_no_such("filter", name, ("sort", *Filters.__annotations__)))
     wanted: dict[str, Any] = {"mode": filters.get("mode", "chat"), "deprecated": bool(filters.get("deprecated"))}
     one_of("mode", wanted["mode"], MODES)
     given = filters.get("capability", ())
@@ -190,10 +194,13 @@ def _amount(name: str, value: Any) -> Decimal:
 
 def one_of(what: str, value: object, known: Collection[str]) -> None:
     """Raise ValueError, with the nearest right name, unless *value* is one of *known*."""
-    if value in known:
-        return
+    if value not in known:
+        raise ValueError(_no_such(what, value, known))
+
+
+def _no_such(what: str, value: object, known: Collection[str]) -> str:
     from difflib import get_close_matches  # for a mistake alone
 
     near = get_close_matches(str(value), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(sorted(known)[:20])}"
-    raise ValueError(f"there is no {what} {value!r}: {hint}")
+    return f"there is no {what} {value!r}: {hint}"

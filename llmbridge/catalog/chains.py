@@ -1,7 +1,7 @@
 """Ready chains: candidates for a purpose, by a short rule over the catalogue's facts and the keys at hand.
 
 The table knows no quality and no age. What stands for quality is the price: that of a provider's current models, a
-current one being that with the highest version of its line ("claude-opus-5-5" of "claude-opus-#-#"), and what stands
+current one being that with the highest version of its line ("claude-opus-5-5" of "claude-opus-#"), and what stands
 for middling is the geometric mean of the dearest and the cheapest. A Model's own `quality` goes before that. Left out
 are previews, snapshots by date, names whose price says something else ("-latest", "-fast", "-us") and what is made for
 one thing (search, audio, images, ...).
