@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, cast
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from llmbridge import metrics, provider, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
-from llmbridge.call.memory import Memory, Mode, Wish, wish_of
+from llmbridge.call.memory import Memory, Mode, Wish, cache_params, wish
 from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.catalog import Catalog
@@ -26,12 +26,12 @@ from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
-from llmbridge.params import CACHE, PROMPT, EmbedParams, Params, Truncate
+from llmbridge.params import EmbedParams, Params, Truncate
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 from llmbridge.tags import current
-from llmbridge.truncation import check_prompt, fitted
+from llmbridge.truncation import check_prompt, fitted, prompt_params
 
 
 log = logging.getLogger("llmbridge")
@@ -91,7 +91,7 @@ class Bridge:
         self._deadline_s = deadline_s
         self._propagate = propagate
         check_prompt(max_input_tokens, truncate)
-        self._prompt = _taken({"max_input_tokens": max_input_tokens, "truncate": truncate}, PROMPT)
+        self._prompt = prompt_params({"max_input_tokens": max_input_tokens, "truncate": truncate})
         self._subscribers: list[Callable[[CallRecord], None]] = []
 
     @property
@@ -112,6 +112,9 @@ class Bridge:
             return self._ledger
         if self._ledger is None:
             raise AttributeError("this Bridge has no ledger")
+        opened = self._opened
+        if self._ledger and opened is not None:
+            return opened
         path = Path(self._ledger) if self._ledger else ledger_path()  # where the default one is may change: replay()
         with self._opening:
             if self._opened is None or self._opened.path != path:
@@ -285,17 +288,17 @@ class Bridge:
         return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
-        cache, prompt = _taken(params, CACHE), {**self._prompt, **_taken(params, PROMPT)}
+        cache, prompt = cache_params(params), {**self._prompt, **prompt_params(params)}
         return self._call(request.chat(messages, params, response_model), cache, prompt, *own)
 
     def _embeddings(self, inputs: Inputs, own: _Own, params: Any) -> Call:
-        cache = _taken(params, CACHE)
+        cache = cache_params(params)
         return self._call(request.embeddings(inputs, params), cache, {}, *own)
 
     def _call(
         self,
         asked: Request,
-        cache_params: dict[str, Any],
+        given: dict[str, Any],
         prompt: dict[str, Any],
         model: Models | Fallback | None,
         budget: Budgets | None,
@@ -312,7 +315,7 @@ class Bridge:
             limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
             budgets = distinct([*budgets, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
-        memory = self._memory(wish_of(cache, cache_params), tags)
+        memory = self._memory(wish(cache, given), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
             asked = asked.owning()
         ledger = self._usable_ledger(budgets, models)
@@ -330,11 +333,11 @@ class Bridge:
             propagate=self._propagate,
         )
 
-    def _memory(self, wish: Wish, tags: Mapping[str, str]) -> Memory | None:
+    def _memory(self, wanted: Wish, tags: Mapping[str, str]) -> Memory | None:
         cache = self._cache
-        if cache is not None and wish.mode != "off" and not (cache.is_default and in_replay()):
-            return Memory(cache, wish, tags)
-        if wish.mode == "only":
+        if cache is not None and wanted.mode != "off" and not (cache.is_default and in_replay()):
+            return Memory(cache, wanted, tags)
+        if wanted.mode == "only":
             raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
         return None
 
@@ -382,11 +385,6 @@ class Bridge:
 def _breakers(ledger: Path) -> Path:
     """Where the processes that share a ledger tell each other which models fail."""
     return ledger.with_name(ledger.name + "-breakers")
-
-
-def _taken(params: Any, names: Collection[str]) -> dict[str, Any]:
-    """Those of *params* that are not for the provider, taken out of them."""
-    return {name: value for name in names if (value := params.pop(name, None)) is not None} if params else {}
 
 
 def _answer(call: Call, kind: type[T]) -> T:

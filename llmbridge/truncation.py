@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from llmbridge import provider
-from llmbridge.params import Truncate
+from llmbridge.params import PROMPT, Truncate
 from llmbridge.request import Request
 
 
@@ -55,6 +55,11 @@ def fitted(asked: Request, model: str, max_input_tokens: int | None, truncate: T
             max_input_tokens,
         )
     return replace(asked, content=content) if truncate in ("oldest", "middle") else asked
+
+
+def prompt_params(params: Any) -> dict[str, Any]:
+    """What in *params* is about the length of the prompt, taken out of them."""
+    return {name: value for name in PROMPT if (value := params.pop(name, None)) is not None}
 
 
 def check_prompt(most: Any, truncate: Any) -> None:

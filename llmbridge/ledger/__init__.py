@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
-from llmbridge.ledger.ledger import Ledger, close_ledgers
+from llmbridge.ledger.ending import close_ledgers
+from llmbridge.ledger.ledger import Ledger
 from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.refusal import Refusal
 from llmbridge.ledger.report import Balance, Spend, Typical

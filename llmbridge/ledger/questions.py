@@ -94,6 +94,7 @@ class Questions:
 
     def _read(self, query: Callable[[Connection], T]) -> T:
         def step() -> T:
+            self._upkeep.hits.write()
             with self._file.reading() as db:
                 try:
                     return query(db)
