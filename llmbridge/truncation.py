@@ -141,8 +141,8 @@ class _Prompt:
             if unit.kept and unit.role == "user"
             for index, text in enumerate(_texts(unit.messages[0]))
         ]
-        _, unit, index = max(texts, key=lambda each: each[0], default=(0, None, 0))
-        if unit is None or not unit.tokens:
+        length, unit, index = max(texts, key=lambda each: each[0], default=(0, None, 0))
+        if unit is None or not length:
             return
         whole, share = unit.messages[0], 1 - self.excess / unit.tokens
         for _ in range(TRIES):

@@ -20,6 +20,7 @@ from tests.test_faults import at
 
 MODEL = "openai/gpt-4o-mini"
 SYSTEM = {"role": "system", "content": "You know every fish there is. " * 3}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 TOOLS = [{"type": "function", "function": {"name": "depth", "parameters": {"type": "object", "properties": {}}}}]
 
 
@@ -176,8 +177,7 @@ def test_the_middle_of_one_long_text_is_cut_and_the_place_is_marked(ask: Ask, si
 
 
 def test_of_several_parts_the_longest_text_is_cut_and_the_image_stays(sim: Simulator, model: Model) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-    parts = [{"type": "text", "text": "Short."}, image, {"type": "text", "text": "fish " * 2_000}]
+    parts = [{"type": "text", "text": "Short."}, IMAGE, {"type": "text", "text": "fish " * 2_000}]
 
     default.default().complete(
         [{"role": "user", "content": parts}], model=model, max_input_tokens=600, truncate="middle"
@@ -195,6 +195,7 @@ def test_of_several_parts_the_longest_text_is_cut_and_the_image_stays(sim: Simul
         ([SYSTEM, user("fish " * 500)], "oldest", "or give truncate='middle'"),
         ([{"role": "system", "content": "fish " * 500}, user("Hm?")], "middle", "shorten it$"),
         ([user("Hm?"), called("a"), result("a", "fish " * 500)], "middle", "shorten it$"),
+        ([{"role": "user", "content": [IMAGE]}], "middle", "shorten it$"),
     ],
 )
 def test_what_has_to_stay_and_does_not_fit_is_an_error(
