@@ -1,7 +1,7 @@
 """Catalog: what is known of each model, to be searched: price, context window, capabilities, when it goes away.
 
 It is LiteLLM's own table, read from the installed package; LiteLLM stays unloaded. The first query of a process reads
-the file (25 ms), each looks through its 3,000 models (15 ms).
+the file (20 ms), each looks through its models (10 ms).
 """
 
 from __future__ import annotations
@@ -129,19 +129,27 @@ class Catalog:
         """Those that fit, each once."""
         own = {model.model: model for model in reversed(self.own)}  # of two deployments the first
         today = datetime.fromtimestamp(self._clock(), UTC).date()
-        table = bundled()
-        done: set[str] = set()
+        table, mode, flags = bundled(), wanted["mode"], wanted["flags"]
         for key, fields in table.items():
-            name = spelled(key, fields) if fields.get("mode") in MODES else None
-            if name is None or name[1] in done or (key != name[1] and name[1] in table):
+            if fields.get("mode") != mode or not all(map(fields.get, flags)):  # what is quickly told, for most of them
                 continue
-            done.add(name[1])
+            name = spelled(key, fields)
+            if name is None or (key != name[1] and name[1] in table):
+                continue
             if (listing := listing_of(*name, fields, own.get(name[1]), wanted, today)) is not None:
                 yield listing
-        for model in [each for name, each in own.items() if name not in done]:
-            provider = model.model.rpartition("/")[0].partition("/")[0]
-            if (listing := listing_of(provider, model.model, {}, model, wanted, today)) is not None:
-                yield listing
+        for model in own.values():
+            if not _is_listed(model.model):
+                provider = model.model.rpartition("/")[0].partition("/")[0]
+                if (listing := listing_of(provider, model.model, {}, model, wanted, today)) is not None:
+                    yield listing
+
+
+def _is_listed(model: str) -> bool:
+    """Whether the table has *model*, for whatever it is used."""
+    table = bundled()
+    found = [spelled(key, table[key]) for key in (model, model.partition("/")[2]) if key in table]
+    return any(name is not None and name[1] == model for name in found)
 
 
 def _cost(each: Listing) -> tuple[bool, Decimal]:

@@ -66,18 +66,13 @@ def listing_of(
     provider: str, model: str, fields: Mapping[str, Any], own: Model | None, wanted: Mapping[str, Any], today: date
 ) -> Listing | None:
     """The line of one model, or None if it is not *wanted*: most are not, and a price is dear to make."""
-    mode = fields.get("mode") or wanted["mode"]
     window = _tokens(fields.get("max_input_tokens"))
     if (
-        mode != wanted["mode"]
-        or provider != wanted.get("provider", provider)
+        provider != wanted.get("provider", provider)
         or wanted["query"] not in model.lower()
         or (window or 0) < wanted.get("min_context", 0)
     ):
         return None
-    for flag in wanted["flags"]:
-        if not fields.get(flag):
-            return None
     gone = _day(fields["deprecation_date"]) if "deprecation_date" in fields else None
     if gone is not None and gone <= today and not wanted["deprecated"]:
         return None
@@ -90,7 +85,7 @@ def listing_of(
         return None
     output = _tokens(fields.get("max_output_tokens")) or _tokens(fields.get("max_tokens"))
     output = (own.max_output_tokens if own is not None else None) or output
-    return Listing(model, provider, mode, window, output, *prices, can, gone, own=own)
+    return Listing(model, provider, wanted["mode"], window, output, *prices, can, gone, own=own)
 
 
 def _prices(provider: str, fields: Mapping[str, Any], own: Model | None) -> tuple[Decimal | None, Decimal | None]:
