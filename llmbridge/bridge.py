@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from llmbridge import metrics, provider, request
+from llmbridge import config, metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
-from llmbridge.call.memory import Memory, Mode, Wish, cache_params, wish
+from llmbridge.call.memory import Mode, cache_params, memory_of, wish
 from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.catalog import Catalog
@@ -23,15 +22,16 @@ from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
-from llmbridge.home import in_replay, ledger_path
+from llmbridge.home import breakers_path, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
+from llmbridge.names import Names
 from llmbridge.params import EmbedParams, Params, Truncate
 from llmbridge.record import CallRecord
-from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
+from llmbridge.request import Inputs, Messages, Model, Models, Request
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 from llmbridge.tags import current
-from llmbridge.truncation import check_prompt, fitted, prompt_params
+from llmbridge.truncation import checked_prompt, fitted, prompt_params
 
 
 log = logging.getLogger("llmbridge")
@@ -55,6 +55,7 @@ class Bridge:
         deadline_s: the bound on a whole call in seconds, over all its attempts, where the call gives none.
         fallback: what is done after a failure, where the call brings no Fallback of its own; by default Fallback().
         limits: what may be asked a minute, and at a time, besides the limits of the Models.
+        names: what `model=` may say besides "provider/name": names of Models and of Fallbacks.
         propagate: send the trace on to the providers, in the headers `traceparent` and `baggage`.
         max_input_tokens, truncate: how long a prompt may be, where the call does not say; see Params.
     """
@@ -69,6 +70,7 @@ class Bridge:
         deadline_s: float = 600.0,
         fallback: Fallback | None = None,
         limits: Limit | Sequence[Limit] = (),
+        names: Mapping[str, Model | Fallback] | None = None,
         propagate: bool = False,
         max_input_tokens: int | None = None,
         truncate: Truncate | None = None,
@@ -76,8 +78,7 @@ class Bridge:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
             raise ValueError("deadline_s is a number of seconds: every call has a bound")
-        self._fallback = fallback or Fallback()
-        self._models = models_of(models) or cast(tuple[Model, ...], self._fallback.models)
+        self._names = Names(models, fallback, names or {})
         self._limiters = [Limiter(limit) for limit in ([limits] if isinstance(limits, Limit) else limits)]
         self._endpoints = Endpoints()
         self._budgets = budgets_of(budgets)
@@ -87,12 +88,37 @@ class Bridge:
         self._cache = cache if cache is None or isinstance(cache, Cache) else Cache(Path(cache))
         self._opening = threading.Lock()
         self._opened: Ledger | None = None
+        self._ledger_options: Mapping[str, Any] = {}
         self._warned = False
         self._deadline_s = deadline_s
         self._propagate = propagate
-        check_prompt(max_input_tokens, truncate)
-        self._prompt = prompt_params({"max_input_tokens": max_input_tokens, "truncate": truncate})
+        self._prompt = checked_prompt(max_input_tokens, truncate)
         self._subscribers: list[Callable[[CallRecord], None]] = []
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None, *, name: str | None = None) -> Bridge:
+        """A Bridge as a configuration has it: the file at *path*, else the one that is found (see `llmbridge.config`),
+        and the LLMBRIDGE_* variables, which go before it. *name*: with what `[bridges.NAME]` says otherwise.
+
+        Raises ConfigError for whatever is wrong; then nothing is changed. Its `[tracing]` is for the default Bridge.
+        """
+        return cls.configured(config.load(path, name))
+
+    @classmethod
+    def configured(cls, found: config.Configuration) -> Bridge:
+        """The Bridge that *found* describes."""
+        bridge = cls(**found.arguments)
+        bridge._ledger_options = found.ledger_options
+        return bridge
+
+    def succeed(self, old: Bridge) -> None:
+        """Go on with what *old* knows of the endpoints and has counted of the same limits, with its ledger if that is
+        to be the same, and tell its listeners."""
+        self._endpoints, self._subscribers = old._endpoints, old._subscribers
+        if self._ledger_options == old._ledger_options:
+            self._opened = old._opened  # which is looked at again when it is used: it may be of another path
+        counted = {limiter.limit: limiter for limiter in old._limiters}
+        self._limiters = [counted.get(limiter.limit, limiter) for limiter in self._limiters]
 
     @property
     def cache(self) -> Cache | None:
@@ -102,7 +128,7 @@ class Bridge:
     @property
     def models(self) -> Catalog:
         """What can be asked about models: those of LiteLLM's table, and this Bridge's own with their prices."""
-        return Catalog(self._models, lambda: {} if self._ledger is None else self.ledger.typical())
+        return Catalog(self._names.models, lambda: {} if self._ledger is None else self.ledger.typical())
 
     @property
     def ledger(self) -> Ledger:
@@ -118,7 +144,7 @@ class Bridge:
         path = Path(self._ledger) if self._ledger else ledger_path()  # where the default one is may change: replay()
         with self._opening:
             if self._opened is None or self._opened.path != path:
-                self._opened = Ledger(path)
+                self._opened = Ledger(path, **self._ledger_options)
             return self._opened
 
     def complete(
@@ -137,7 +163,8 @@ class Bridge:
 
         Args:
             messages: one user message, or a list of OpenAI-shaped dicts.
-            model: "provider/name" as LiteLLM spells it, a Model, or a list of them, tried in order; or a Fallback.
+            model: "provider/name" as LiteLLM spells it, a name from the configuration, a Model, or a list of these,
+                tried in order; or a Fallback.
             budget: caps that hold for this call besides those of the Bridge: "$5/day", a Budget, or a list. The worst
                 case is reserved in all of them before anything is sent.
             cache: "on", where the Bridge has one, serves and keeps answers; "off" does neither, "refresh" only keeps,
@@ -307,21 +334,21 @@ class Bridge:
         deadline_s: float | None,
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
-        policy, models = self._policy(asked, model)
+        policy, models = self._names.of(asked, model)
         if prompt:
-            asked = fitted(asked, models[0].model, **{"max_input_tokens": None, **prompt})
+            asked = fitted(asked, models[0].model, **prompt)
         budgets = self._budgets
         if budget is not None or policy.max_usd is not None:
             limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
             budgets = distinct([*budgets, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
-        memory = self._memory(wish(cache, given), tags)
+        memory = memory_of(self._cache, wish(cache, given), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
             asked = asked.owning()
         ledger = self._usable_ledger(budgets, models)
         return Call(
             asked,
-            candidates_of(asked, models, self._endpoints, None if ledger is None else _breakers(ledger.path)),
+            candidates_of(asked, models, self._endpoints, None if ledger is None else breakers_path(ledger.path)),
             policy=policy,
             tags=tags,
             deadline_s=deadline_s or policy.deadline_s or self._deadline_s,
@@ -332,26 +359,6 @@ class Bridge:
             memory=memory,
             propagate=self._propagate,
         )
-
-    def _memory(self, wanted: Wish, tags: Mapping[str, str]) -> Memory | None:
-        cache = self._cache
-        if cache is not None and wanted.mode != "off" and not (cache.is_default and in_replay()):
-            return Memory(cache, wanted, tags)
-        if wanted.mode == "only":
-            raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
-        return None
-
-    def _policy(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:
-        """What is done after a failure, and whom to ask."""
-        policy = model if isinstance(model, Fallback) else self._fallback
-        named = models_of(policy.models if isinstance(model, Fallback) else () if model is None else model)
-        candidates = named or self._models
-        if not candidates:
-            raise ValueError("no model: write model='openai/gpt-4o-mini', or Bridge(models=[...])")
-        request.check_destination(asked, candidates)
-        if policy.local_only:
-            provider.check_stays_here([asked.for_model(each) for each in candidates])
-        return policy, candidates
 
     def _usable_ledger(self, budgets: Sequence[Budget], candidates: Sequence[Model]) -> Ledger | None:
         """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
@@ -379,12 +386,6 @@ class Bridge:
                 listener(record)
             except Exception:
                 log.warning("a subscriber failed on the record of call %s", record.id, exc_info=True)
-
-
-@functools.lru_cache(maxsize=8)
-def _breakers(ledger: Path) -> Path:
-    """Where the processes that share a ledger tell each other which models fail."""
-    return ledger.with_name(ledger.name + "-breakers")
 
 
 def _answer(call: Call, kind: type[T]) -> T:

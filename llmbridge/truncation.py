@@ -22,7 +22,9 @@ CUT = "\n[...]\n"
 TRIES = 12  # at a cut that leaves few enough tokens, each a tenth shorter
 
 
-def fitted(asked: Request, model: str, max_input_tokens: int | None, truncate: Truncate | None = None) -> Request:
+def fitted(
+    asked: Request, model: str, max_input_tokens: int | None = None, truncate: Truncate | None = None
+) -> Request:
     """*asked* with at most *max_input_tokens* of input, counted for *model*.
 
     Args:
@@ -34,7 +36,7 @@ def fitted(asked: Request, model: str, max_input_tokens: int | None, truncate: T
     stays, or goes, with its call. Raises ValueError if it does not fit. Loads LiteLLM's tokenizer, unless the bytes say
     that it fits.
     """
-    check_prompt(max_input_tokens, truncate)
+    _check(max_input_tokens, truncate)
     if max_input_tokens is None or provider.surely_fits(asked, max_input_tokens):
         return asked
     prompt = _Prompt(asked, model, max_input_tokens)
@@ -62,8 +64,13 @@ def prompt_params(params: Any) -> dict[str, Any]:
     return {name: value for name in PROMPT if (value := params.pop(name, None)) is not None}
 
 
-def check_prompt(most: Any, truncate: Any) -> None:
-    """Raise ValueError for what can never apply."""
+def checked_prompt(max_input_tokens: int | None, truncate: Truncate | None) -> dict[str, Any]:
+    """The same of a Bridge's arguments. Raises ValueError for what can never apply."""
+    _check(max_input_tokens, truncate)
+    return prompt_params({"max_input_tokens": max_input_tokens, "truncate": truncate})
+
+
+def _check(most: Any, truncate: Any) -> None:
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise ValueError(f"max_input_tokens is a whole number of tokens above 0, not {most!r}")
     if truncate is not None and truncate not in get_args(Truncate):

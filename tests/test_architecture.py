@@ -20,7 +20,7 @@ ROWS = [
     {"completion", "request", "exchange"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
-    {"metrics", "catalog", "truncation"},
+    {"metrics", "names", "config", "catalog", "truncation"},
     {"call"},
     {"streams"},
     {"bridge", "cassette"},
@@ -33,12 +33,12 @@ OWNERS = {
     "httpx": {"provider", "wire", "exchange", "cassette"},
     "httpcore": {"wire"},
     "opentelemetry": {"tracing", "metrics"},
-    "pydantic": {"completion", "bridge", "request"},
+    "pydantic": {"completion", "bridge", "request", "config"},
     "sqlite3": {"ledger", "cache"},  # the connection under diskcache, which would open one a thread
     "diskcache": {"cache"},
     "platformdirs": {"home"},
     "vcr": {"cassette"},
-    "yaml": {"cassette"},
+    "yaml": {"cassette", "config"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from llmbridge import Bridge, CallRecord, default, semconv
+import llmbridge
+from llmbridge import Bridge, CallRecord, default, home, semconv
 from llmbridge.catalog.chains import CHAINS
 from llmbridge.cli.tree import rows, tree
 from tests.simulator import Fault, Reply, Simulator
@@ -31,6 +33,7 @@ def providers_on_loopback(sim: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("OPENAI_BASE_URL", sim.api_base("openai"))
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-key")
     monkeypatch.setenv("ANTHROPIC_API_BASE", sim.api_base("anthropic"))
+    monkeypatch.setattr(home, "config_directory", lambda: tmp_path / "nobody")
     monkeypatch.chdir(tmp_path)
 
 
@@ -102,6 +105,38 @@ def test_every_ready_chain_is_in_the_readme() -> None:
     told = re.findall(r"^\| `(\w+)` \|", README.split("## Models and chains")[1].split("## Trace")[0], re.MULTILINE)
 
     assert sorted(told) == sorted(CHAINS)
+
+
+def test_the_configuration_example_asks_its_fallback_under_its_budget(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    Path("llmbridge.toml").write_text(shown)
+    monkeypatch.setattr(default, "_bridge", None)
+    sim.script(Fault.status(401), Reply(text="Trout."))
+
+    reply = llmbridge.complete("Name a fish.", tags={"user": "alice"})
+
+    assert [attempt.model for attempt in reply.attempts] == ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"]
+    (balance,) = default.default().ledger.balance()
+    assert (balance.budget, balance.settled_usd) == ("$5/day per user", reply.cost_usd)
+    assert Bridge.from_config(name="batch").plan("Name a fish.").models == ("ollama/llama3.2",)
+    default.default().ledger.close()
+
+
+def test_the_environment_example_does_without_a_file(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = re.findall(r"^export (.*)", README, re.MULTILINE)
+    for each in shlex.split(shown):
+        monkeypatch.setenv(*each.split("=", 1))
+    monkeypatch.setattr(default, "_bridge", None)
+    sim.script(Fault.status(401), Reply(text="Trout."))
+
+    reply = llmbridge.complete("Name a fish.")
+
+    assert (reply.model, len(sim.requests)) == ("anthropic/claude-haiku-4-5", 2)
+    (balance,) = default.default().ledger.balance()
+    assert (balance.budget, balance.settled_usd) == ("$5/day", reply.cost_usd)
+    default.default().ledger.close()
 
 
 def test_the_trace_example_puts_a_function_above_its_call(

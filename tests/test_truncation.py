@@ -133,7 +133,7 @@ def test_whatever_is_left_fits_is_in_order_and_leaves_no_result_without_its_call
 ) -> None:
     before = copy.deepcopy(messages)
     try:
-        left = fitted(request.chat(messages, {}, None), MODEL, most, truncate).content
+        left = fitted(request.chat(messages, {}, None), MODEL, max_input_tokens=most, truncate=truncate).content
     except ValueError as error:
         assert "what has to stay" in str(error)
         return

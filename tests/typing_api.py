@@ -38,6 +38,13 @@ def sync() -> None:
     llmbridge.complete("Name a fish.", temperature="hot")  # type: ignore[arg-type]
 
 
+def configured() -> None:
+    assert_type(llmbridge.Bridge.from_config("llmbridge.toml", name="batch"), llmbridge.Bridge)
+    llmbridge.configure("llmbridge.toml")
+    llmbridge.configure(llmbridge.Bridge(names={"main": llmbridge.Model("openai/gpt-4o-mini")}))
+    llmbridge.configure(5)  # type: ignore[arg-type]
+
+
 async def asynchronous() -> None:
     assert_type(await llmbridge.acomplete([{"role": "user", "content": "Name a fish."}]), llmbridge.Completion)
     async with llmbridge.astream("Name a fish.") as chunks:

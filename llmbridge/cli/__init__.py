@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from llmbridge import __version__
-from llmbridge.cli import cassette
+from llmbridge.cli import cassette, config
 from llmbridge.cli.chains import chains
 from llmbridge.cli.complete import complete
 from llmbridge.cli.demo import demo
 from llmbridge.cli.models import models
-from llmbridge.errors import LLMBridgeError
+from llmbridge.errors import ConfigError, LLMBridgeError
 
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(demo)
 app.command()(models)
 app.command()(chains)
 app.add_typer(cassette.app, name="cassette")
+app.add_typer(config.app, name="config")
 
 
 def _version(wanted: bool) -> None:
@@ -43,9 +44,12 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. A user's mistake ends in one line on stderr: exit code 1, or 2 for wrong usage."""
+    """Run the command. A user's mistake ends in a message on stderr: exit code 1, or 2 for wrong usage and files."""
     try:
         app()
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
     except LLMBridgeError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(1)

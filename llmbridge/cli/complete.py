@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def complete(
     prompt: Annotated[str, typer.Argument(help="What to ask; '-' reads it from standard input.")],
     model: Annotated[
-        list[str], typer.Option("-m", "--model", help="provider/name; repeat it for fallbacks, in order.")
-    ],
+        list[str] | None,
+        typer.Option("-m", "--model", help="provider/name, or a name from the configuration; repeat it for fallbacks."),
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its record as JSON.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -28,23 +29,24 @@ def complete(
     deadline_s: Annotated[float | None, typer.Option(help="The bound on the whole call, in seconds.")] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show the call as a tree, also when it fails.")] = False,
 ) -> None:
-    """Ask a model; the answer goes to stdout, what it took to stderr.
+    """Ask a model, by default the configured one; the answer goes to stdout, what it took to stderr.
 
     Example: llmbridge complete "Name a fish." -m openai/gpt-4o-mini -m anthropic/claude-haiku-4-5 --stream
     """
-    from llmbridge.bridge import Bridge
+    from llmbridge.default import default
     from llmbridge.record import CallRecord
 
     text = sys.stdin.read() if prompt == "-" else prompt
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
-    arguments: dict[str, Any] = {"model": model, "deadline_s": deadline_s}
+    named = model[0] if model and len(model) == 1 else model or None
+    arguments: dict[str, Any] = {"model": named, "deadline_s": deadline_s}
     arguments |= {
         name: value
         for name, value in {"max_tokens": max_tokens, "temperature": temperature}.items()
         if value is not None
     }
-    bridge, ended = Bridge(), list[CallRecord]()
+    bridge, ended = default(), list[CallRecord]()
     bridge.subscribe(ended.append)
     try:
         if stream and not as_json:
