@@ -115,8 +115,8 @@ class Bridge:
         """Go on with what *old* knows of the endpoints and has counted of the same limits, with its ledger if that is
         to be the same, and tell its listeners."""
         self._endpoints, self._subscribers = old._endpoints, old._subscribers
-        if self._ledger_options == old._ledger_options:
-            self._opened = old._opened  # which is looked at again when it is used: it may be of another path
+        if (self._ledger, self._ledger_options) == (old._ledger, old._ledger_options):
+            self._opened = old._opened
         counted = {limiter.limit: limiter for limiter in old._limiters}
         self._limiters = [counted.get(limiter.limit, limiter) for limiter in self._limiters]
 

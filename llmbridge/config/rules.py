@@ -27,7 +27,9 @@ class Rules:
     def mistakes(self) -> Found:
         """Each with its key."""
         for name, table in self._models.items():
-            if isinstance(table.get("model"), str) and "custom_llm_provider" not in table.get("params", ()):
+            params = table.get("params")
+            custom = isinstance(params, dict) and "custom_llm_provider" in params
+            if isinstance(table.get("model"), str) and not custom:
                 yield from _typo(table["model"], ("models", name, "model"))
         for name, chain in self._chains.items():
             if name in self._models:
