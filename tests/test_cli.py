@@ -116,6 +116,31 @@ def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
     assert (done.returncode, done.stderr) == (2, "deadline_s is a number of seconds above 0, not -1.0\n")
 
 
+def test_the_version_is_printed_without_importing_a_verb() -> None:
+    script = """
+import sys
+from llmbridge.cli import VERBS, main
+sys.argv = ["llmbridge", "--version"]
+try: main()
+except SystemExit: pass
+heavy = ["rich", "sqlite3", "json", "asyncio", "llmbridge.ledger", "llmbridge.cache", "llmbridge.record"]
+print([name for name in (*heavy, *(f"llmbridge.cli.{verb}" for verb in VERBS)) if name in sys.modules])
+"""
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    version, imported = done.stdout.splitlines()
+    assert version.startswith("llmbridge 0.")
+    assert imported == "[]"
+
+
+def test_a_misspelt_verb_is_told_what_was_meant() -> None:
+    done = llmbridge("compleet")
+
+    assert done.returncode == 2
+    assert "No such command 'compleet'. Did you mean 'complete'?" in done.stderr
+
+
 def test_the_version_is_printed() -> None:
     assert llmbridge("--version").stdout.startswith("llmbridge 0.")
 

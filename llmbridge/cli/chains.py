@@ -39,7 +39,7 @@ def chains(
             rows.append(["", "nobody", chain.advice])
         elif chain.missing:
             rows.append(["", "no key for others", ", ".join(each.keys[0] for each in chain.missing)])
-    printing.table(("chain", "models, in order", "why"), rows)
+    printing.table([dict(zip(("chain", "models, in order", "why"), row, strict=True)) for row in rows])
 
 
 def _as_data(chain: Chain) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,13 +16,77 @@ from llmbridge.money import show_usd
 
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from llmbridge.completion import Completion
     from llmbridge.record import CallRecord
     from llmbridge.streams import CompletionStream
 
 
 WIDE = 160
-NO_WIDTH = 1_000
+
+
+def screen() -> Console:
+    """Standard output: as wide as the terminal, or as COLUMNS says; a file or a pipe has room for everything."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000, highlight=False)
+
+
+def table(
+    rows: Sequence[Mapping[str, str | Text]],
+    *,
+    right: Collection[str] = (),
+    spare: Sequence[str] = (),
+    total: bool = False,
+) -> None:
+    """Print *rows*, which have the same names, as a table.
+
+    Those in *right* are figures; those in *spare* give way on a narrow screen, the first one first. With *total* the
+    last row is one.
+    """
+    from rich.measure import Measurement
+
+    console, given_up = screen(), 0
+    while True:
+        shown = _table(rows, [name for name in rows[0] if name not in spare[:given_up]], right, total=total)
+        wanted = Measurement.get(console, console.options.update(max_width=100_000), shown).maximum
+        if wanted <= console.width or given_up == len(spare):
+            break
+        given_up += 1
+    console.print(shown)
+
+
+def _table(
+    rows: Sequence[Mapping[str, str | Text]], names: Sequence[str], right: Collection[str], *, total: bool
+) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        made.add_column(name, overflow="fold", justify="right" if name in right else "left", no_wrap=name in right)
+    for number, row in enumerate(rows, 1):
+        last = total and number == len(rows)
+        made.add_row(
+            *(_cell(row[name]) for name in names),
+            style="bold" if last else None,
+            end_section=total and number == len(rows) - 1,
+        )
+    return made
+
+
+def plain(text: str) -> str:
+    """*text* without commands to the terminal: a caller's tag may hold anything."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _cell(value: str | Text) -> Text:
+    from rich.text import Text
+
+    return value if isinstance(value, Text) else Text(plain(value))  # not a str, in which rich sees markup
 
 
 def chunks(stream: CompletionStream) -> Completion:
@@ -50,20 +118,6 @@ def trace(record: CallRecord) -> None:
     console.print(tree(rows(record)), highlight=False)
 
 
-def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout, as wide as the terminal; without colours, and without a width, where nobody looks."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(names):
-        shown.add_column(name, overflow="fold", no_wrap=number == 0 or not sys.stdout.isatty())
-    for row in rows:
-        shown.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else NO_WIDTH).print(shown, highlight=False, markup=False)
-
-
 def attempts(completion: Completion) -> None:
     """A table of the call's attempts."""
     from rich import box
@@ -87,3 +141,23 @@ def attempts(completion: Completion) -> None:
         )
     Console().print(table)
     typer.echo(f"call {completion.record.id}: {show_usd(completion.cost_usd)}, {completion.record.duration_s:.2f} s")
+
+
+def money(amount_usd: Decimal, most: Decimal) -> str:
+    """*amount_usd* in a column whose greatest amount is *most*: all have the same digits, and what is there is seen."""
+    digits = 2 if most >= 100 else 4 if most >= 1 else 6
+    least = Decimal(1).scaleb(-digits)
+    if 0 < amount_usd < least:
+        return f"<${least}"
+    return f"${amount_usd:,.{digits}f}"
+
+
+def as_json(data: object, *, indent: int | None = 2) -> None:
+    """Print *data*: amounts and times as texts."""
+    typer.echo(json.dumps(data, indent=indent, default=_text, ensure_ascii=False))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return value.isoformat() if isinstance(value, datetime) else str(value)
