@@ -13,6 +13,7 @@ request is sent.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from llmbridge import tracing as tracing
     from llmbridge.bridge import Bridge as Bridge
     from llmbridge.cache import Cache as Cache, CacheStats as CacheStats
-    from llmbridge.call.planning import Plan as Plan
+    from llmbridge.call.planning import Plan as Plan, Prospect as Prospect
     from llmbridge.cassette import replay as replay
+    from llmbridge.catalog import Catalog as Catalog, Listing as Listing
     from llmbridge.completion import Chunk as Chunk, Completion as Completion, Embedding as Embedding, Usage as Usage
-    from llmbridge.default import configure as configure, warm as warm
+    from llmbridge.default import configure as configure, estimate as estimate, warm as warm
     from llmbridge.errors import (
         AllAttemptsFailed as AllAttemptsFailed,
         AlreadyResolved as AlreadyResolved,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from llmbridge.fallback import Candidate as Candidate, Fallback as Fallback, Limit as Limit
     from llmbridge.ledger import Balance as Balance, Budget as Budget, Ledger as Ledger, Spend as Spend
     from llmbridge.params import EmbedParams as EmbedParams, Params as Params
+    from llmbridge.provider import count_tokens as count_tokens
     from llmbridge.record import AttemptRecord as AttemptRecord, BudgetAlert as BudgetAlert, CallRecord as CallRecord
     from llmbridge.request import Model as Model
     from llmbridge.streams import AsyncCompletionStream as AsyncCompletionStream, CompletionStream as CompletionStream
@@ -64,14 +67,26 @@ if TYPE_CHECKING:
     _bridge = Bridge()
     complete, acomplete, stream, astream = _bridge.complete, _bridge.acomplete, _bridge.stream, _bridge.astream
     embed, aembed = _bridge.embed, _bridge.aembed
+    models = _bridge.models
 
 _HOME = {
     "llmbridge.bridge": ("Bridge",),
     "llmbridge.cache": ("Cache", "CacheStats"),
-    "llmbridge.call.planning": ("Plan",),
+    "llmbridge.call.planning": ("Plan", "Prospect"),
     "llmbridge.cassette": ("replay",),
+    "llmbridge.catalog": ("Catalog", "Listing"),
     "llmbridge.completion": ("Chunk", "Completion", "Embedding", "Usage"),
-    "llmbridge.default": ("acomplete", "aembed", "astream", "complete", "configure", "embed", "stream", "warm"),
+    "llmbridge.default": (
+        "acomplete",
+        "aembed",
+        "astream",
+        "complete",
+        "configure",
+        "embed",
+        "estimate",
+        "stream",
+        "warm",
+    ),
     "llmbridge.errors": (
         "AllAttemptsFailed",
         "AlreadyResolved",
@@ -101,6 +116,7 @@ _HOME = {
     "llmbridge.fallback": ("Candidate", "Fallback", "Limit"),
     "llmbridge.ledger": ("Balance", "Budget", "Ledger", "Spend"),
     "llmbridge.params": ("EmbedParams", "Params"),
+    "llmbridge.provider": ("count_tokens",),
     "llmbridge.record": ("AttemptRecord", "BudgetAlert", "CallRecord"),
     "llmbridge.request": ("Model",),
     "llmbridge.streams": ("AsyncCompletionStream", "CompletionStream"),
@@ -109,17 +125,30 @@ _HOME = {
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted([*_WHERE, "tracing"])
+__all__ = sorted([*_WHERE, "models", "tracing"])
 
 
 def __getattr__(name: str) -> Any:
     if name == "tracing":
         return importlib.import_module("llmbridge.tracing")
+    if name == "models":
+        return _models()
     if name not in _WHERE:
         raise AttributeError(f"module 'llmbridge' has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
+
+
+def _models() -> Any:
+    """The default Bridge's catalogue, once there is one; until then the table's, for which nobody waits for a Bridge to
+    be imported."""
+    made = getattr(sys.modules.get("llmbridge.default"), "_bridge", None)
+    if made is not None:
+        return made.models
+    return __getattr__("Catalog")(
+        typical=lambda: importlib.import_module("llmbridge.default").default().ledger.typical()
+    )
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
@@ -15,22 +14,24 @@ from pydantic import BaseModel
 from llmbridge import config, metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
-from llmbridge.call.memory import Memory, Mode, Wish, cache_params, wish
+from llmbridge.call.memory import Mode, cache_params, memory_of, wish
 from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
+from llmbridge.catalog import Catalog
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
-from llmbridge.home import in_replay, ledger_path
+from llmbridge.home import breakers_path, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
 from llmbridge.names import Names
-from llmbridge.params import EmbedParams, Params
+from llmbridge.params import EmbedParams, Params, Truncate
 from llmbridge.record import CallRecord
 from llmbridge.request import Inputs, Messages, Model, Models, Request
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 from llmbridge.tags import current
+from llmbridge.truncation import checked_prompt, fitted, prompt_params
 
 
 log = logging.getLogger("llmbridge")
@@ -56,6 +57,7 @@ class Bridge:
         limits: what may be asked a minute, and at a time, besides the limits of the Models.
         names: what `model=` may say besides "provider/name": names of Models and of Fallbacks.
         propagate: send the trace on to the providers, in the headers `traceparent` and `baggage`.
+        max_input_tokens, truncate: how long a prompt may be, where the call does not say; see Params.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class Bridge:
         limits: Limit | Sequence[Limit] = (),
         names: Mapping[str, Model | Fallback] | None = None,
         propagate: bool = False,
+        max_input_tokens: int | None = None,
+        truncate: Truncate | None = None,
     ) -> None:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
@@ -88,6 +92,7 @@ class Bridge:
         self._warned = False
         self._deadline_s = deadline_s
         self._propagate = propagate
+        self._prompt = checked_prompt(max_input_tokens, truncate)
         self._subscribers: list[Callable[[CallRecord], None]] = []
 
     @classmethod
@@ -119,6 +124,11 @@ class Bridge:
     def cache(self) -> Cache | None:
         """Where answers are kept, or None."""
         return self._cache
+
+    @property
+    def models(self) -> Catalog:
+        """What can be asked about models: those of LiteLLM's table, and this Bridge's own with their prices."""
+        return Catalog(self._names.models, lambda: {} if self._ledger is None else self.ledger.typical())
 
     @property
     def ledger(self) -> Ledger:
@@ -305,17 +315,18 @@ class Bridge:
         return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
-        cache = cache_params(params)
-        return self._call(request.chat(messages, params, response_model), cache, *own)
+        cache, prompt = cache_params(params), {**self._prompt, **prompt_params(params)}
+        return self._call(request.chat(messages, params, response_model), cache, prompt, *own)
 
     def _embeddings(self, inputs: Inputs, own: _Own, params: Any) -> Call:
         cache = cache_params(params)
-        return self._call(request.embeddings(inputs, params), cache, *own)
+        return self._call(request.embeddings(inputs, params), cache, {}, *own)
 
     def _call(
         self,
         asked: Request,
         given: dict[str, Any],
+        prompt: dict[str, Any],
         model: Models | Fallback | None,
         budget: Budgets | None,
         cache: Mode | None,
@@ -324,18 +335,20 @@ class Bridge:
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
         policy, models = self._names.of(asked, model)
+        if prompt:
+            asked = fitted(asked, models[0].model, **prompt)
         budgets = self._budgets
         if budget is not None or policy.max_usd is not None:
             limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
             budgets = distinct([*budgets, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
-        memory = self._memory(wish(cache, given), tags)
+        memory = memory_of(self._cache, wish(cache, given), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
             asked = asked.owning()
         ledger = self._usable_ledger(budgets, models)
         return Call(
             asked,
-            candidates_of(asked, models, self._endpoints, None if ledger is None else _breakers(ledger.path)),
+            candidates_of(asked, models, self._endpoints, None if ledger is None else breakers_path(ledger.path)),
             policy=policy,
             tags=tags,
             deadline_s=deadline_s or policy.deadline_s or self._deadline_s,
@@ -346,14 +359,6 @@ class Bridge:
             memory=memory,
             propagate=self._propagate,
         )
-
-    def _memory(self, wanted: Wish, tags: Mapping[str, str]) -> Memory | None:
-        cache = self._cache
-        if cache is not None and wanted.mode != "off" and not (cache.is_default and in_replay()):
-            return Memory(cache, wanted, tags)
-        if wanted.mode == "only":
-            raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
-        return None
 
     def _usable_ledger(self, budgets: Sequence[Budget], candidates: Sequence[Model]) -> Ledger | None:
         """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
@@ -381,12 +386,6 @@ class Bridge:
                 listener(record)
             except Exception:
                 log.warning("a subscriber failed on the record of call %s", record.id, exc_info=True)
-
-
-@functools.lru_cache(maxsize=8)
-def _breakers(ledger: Path) -> Path:
-    """Where the processes that share a ledger tell each other which models fail."""
-    return ledger.with_name(ledger.name + "-breakers")
 
 
 def _answer(call: Call, kind: type[T]) -> T:

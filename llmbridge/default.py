@@ -8,6 +8,7 @@ from typing import Any
 
 from llmbridge import config, provider, tracing
 from llmbridge.bridge import Bridge
+from llmbridge.call.planning import Prospect
 from llmbridge.completion import Completion, Embedding
 from llmbridge.request import Inputs, Messages
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
@@ -67,6 +68,16 @@ def _configured(path: str | os.PathLike[str] | None, name: str | None) -> Bridge
 def warm() -> None:
     """Import LiteLLM now (2 to 3 seconds, 160 MB), so that the first call does not have to."""
     provider.litellm()
+
+
+def estimate(messages: Messages, **arguments: Any) -> Prospect:
+    """What a call with these arguments would take of the model that it asks first: about how many tokens, what they
+    typically cost and what they cost at most. Takes what Bridge.plan() of the default Bridge takes, and raises as that
+    does; nothing is sent, and for most models LiteLLM stays unloaded."""
+    try:
+        return default().plan(messages, **arguments).candidates[0]
+    finally:
+        arguments.clear()
 
 
 # In each: `arguments` is cleared before an error passes, so that no frame in its traceback shows a key.

@@ -30,6 +30,12 @@ def ledger_path() -> Path:
     return _ledger_in(state_directory())
 
 
+@functools.lru_cache(maxsize=8)
+def breakers_path(ledger: Path) -> Path:
+    """Where the processes that share a ledger tell each other which models fail."""
+    return ledger.with_name(ledger.name + "-breakers")
+
+
 def cache_path() -> Path:
     """The directory of whoever's cache has none of its own."""
     return _cache_in(state_directory())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from llmbridge.fallback import Fallback
+from llmbridge.provider import check_stays_here
 from llmbridge.provider.table import bundled
 from llmbridge.request import Model, Models, Request, check_destination, models_of
 
@@ -27,6 +28,12 @@ class Names:
         self._models: tuple[Model, ...] = ()
         self._fallback, self._models = self._meant(models)
 
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Every Model that is known here, each once: those of a call that says none first."""
+        named = [each for each in self.known.values() if isinstance(each, Model)]
+        return (*self._models, *(each for each in named if each not in self._models))
+
     def of(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:
         """What is done after a failure, and whom to ask. Raises TypeError or ValueError."""
         policy, candidates = (self._fallback, self._models) if model is None else self._meant(model)
@@ -36,6 +43,8 @@ class Names:
                 "`default` in llmbridge.toml"
             )
         check_destination(asked, candidates)
+        if policy.local_only:
+            check_stays_here([asked.for_model(each) for each in candidates])
         return policy, candidates
 
     def _meant(self, model: Models | Fallback) -> tuple[Fallback, tuple[Model, ...]]:

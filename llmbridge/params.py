@@ -50,6 +50,22 @@ class CacheParams(TypedDict, total=False):
     sample: int
 
 
+Truncate = Literal["error", "oldest", "middle"]
+
+
+class PromptParams(TypedDict, total=False):
+    """How long a prompt may be: never part of what is asked, which is the prompt that is left.
+
+    max_input_tokens: the most that is sent, counted with LiteLLM's tokenizer for the first model. truncate: what is
+    done with more: "error" (the default) is a ValueError, "oldest" leaves out the oldest messages, "middle" those in
+    the middle, and then the middle of the longest text of a user's. System messages and the latest question stay, and a
+    tool's result stays with its call.
+    """
+
+    max_input_tokens: int
+    truncate: Truncate
+
+
 class _Common(Transport, CacheParams, total=False):
     user: str
     input_type: str
@@ -62,7 +78,7 @@ class _Common(Transport, CacheParams, total=False):
     allowed_openai_params: list[str]
 
 
-class Params(_Common, total=False):
+class Params(_Common, PromptParams, total=False):
     """Parameters of a chat completion."""
 
     # what OpenAI's endpoint takes
@@ -119,6 +135,7 @@ class EmbedParams(_Common, total=False):
 
 TRANSPORT = frozenset(Transport.__annotations__)
 CACHE = frozenset(CacheParams.__annotations__)
+PROMPT = frozenset(PromptParams.__annotations__)
 
 # Names that LiteLLM takes and this package does not, with what to write instead.
 INSTEAD = {

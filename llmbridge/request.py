@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llmbridge import redaction
-from llmbridge.params import CACHE, INSTEAD, TRANSPORT, EmbedParams, Params, check_names
+from llmbridge.params import CACHE, INSTEAD, PROMPT, TRANSPORT, EmbedParams, Params, check_names
 
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Model:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
             raise TypeError(f"a model is a name such as 'openai/gpt-4o-mini', not {self.model!r}")
-        if kept := CACHE & self.params.keys():
+        if kept := (CACHE | PROMPT) & self.params.keys():
             raise TypeError(f"{min(kept)!r} goes into the call, not into a Model")
         check_names(self.params, {**Params.__annotations__, **EmbedParams.__annotations__}, ())
         check_seconds("timeout", self.params.get("timeout"))

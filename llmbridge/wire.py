@@ -19,7 +19,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from llmbridge.exchange import Exchange
+from llmbridge.exchange import Exchange, is_loopback
 
 
 class SecondRequest(Exception):
@@ -28,6 +28,10 @@ class SecondRequest(Exception):
 
 class RedirectRefused(Exception):
     """The provider answered with a redirect."""
+
+
+class LeavesMachine(Exception):
+    """A request that has to stay here was about to be sent to another machine."""
 
 
 LARGEST_BYTES = 256 * 2**20  # of an answer on the wire: an endless one would fill the memory until its deadline
@@ -40,6 +44,8 @@ def _on_request(request: httpx.Request) -> None:
         return
     if exchange.requests:
         raise SecondRequest(f"a second {request.method} within one attempt was not sent")
+    if exchange.local_only and not is_loopback(request.url.host):
+        raise LeavesMachine(f"local_only: {request.url.host} is not this machine")
     exchange.requests = 1
     exchange.host = request.url.host
     exchange.port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)

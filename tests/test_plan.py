@@ -10,8 +10,22 @@ from typing import Any
 
 import pytest
 
-from llmbridge import AuthenticationFailed, Bridge, Budget, Cache, Fallback, Limit, Model, Plan, UnknownPrice
-from tests.simulator import Fault, Simulator
+import llmbridge
+from llmbridge import (
+    AuthenticationFailed,
+    Bridge,
+    Budget,
+    Cache,
+    Fallback,
+    Limit,
+    Model,
+    Plan,
+    UnknownPrice,
+    count_tokens,
+    default,
+)
+from tests.conftest import ONCE
+from tests.simulator import Fault, Reply, Simulator
 from tests.test_faults import FISH, at
 
 
@@ -208,3 +222,55 @@ def test_what_has_no_price_is_planned_though_its_call_would_be_refused(bridge: B
     assert (plan.headroom[0].needed, plan.headroom[0].fits) == (None, False)
     with pytest.raises(UnknownPrice):
         bridge.complete(FISH, model=unknown, budget="$5/day")
+
+
+# What it will likely take
+
+
+def test_an_estimate_is_near_what_the_call_then_takes_and_below_its_worst_case(sim: Simulator) -> None:
+    prompt = "Why do fish swim in schools, and who leads them? " * 40
+    model = at(sim, "openai")
+    sim.script(Reply(text="Nobody does. " * 30, input_tokens=403, output_tokens=90))
+
+    guess = llmbridge.estimate(prompt, model=model, max_tokens=500)
+    reply = default.default().complete(prompt, model=model, max_tokens=500)
+
+    assert reply.usage is not None
+    assert guess.input_tokens == pytest.approx(count_tokens(prompt, model="openai/gpt-4o-mini"), rel=0.2)
+    assert guess.output_tokens == 400
+    assert guess.typical_usd == guess.input_tokens * Decimal("0.15e-6") + 400 * Decimal("0.6e-6")
+    assert guess.worst_usd is not None
+    assert guess.typical_usd < guess.worst_usd
+    assert reply.cost_usd is not None
+    assert reply.cost_usd < guess.worst_usd
+
+
+def test_a_typical_answer_is_the_middle_one_of_those_recorded_and_never_above_the_cap(sim: Simulator) -> None:
+    bridge, model = Bridge(fallback=ONCE), at(sim, "openai")
+    for tokens in (2_000, 5, 60):
+        sim.script(Reply(output_tokens=tokens))
+        bridge.complete(FISH, model=model)
+
+    assert bridge.plan(FISH, model=model).candidates[0].output_tokens == 60
+    assert bridge.plan(FISH, model=model, max_tokens=7, n=3).candidates[0].output_tokens == 21
+    assert bridge.plan(FISH, model="openai/gpt-4o").candidates[0].output_tokens == 400
+
+
+def test_without_a_price_there_is_no_typical_cost_with_ones_own_there_is(bridge: Bridge) -> None:
+    stranger = Model("openai/nobody-knows-me", input_usd_per_mtok=1, output_usd_per_mtok=10)
+
+    assert bridge.plan(FISH, model="openai/nobody-knows-me").candidates[0].typical_usd is None
+    assert bridge.plan(FISH, model="ollama/llama3").candidates[0].typical_usd == 0
+    own = bridge.plan(FISH, model=stranger)
+    guess = own.candidates[0]
+    assert guess.typical_usd == (guess.input_tokens + 10 * guess.output_tokens) / Decimal(10**6)
+    assert "typically $0.004" in own.explain()
+
+
+def test_an_image_and_the_definitions_of_tools_are_part_of_an_estimate(bridge: Bridge) -> None:
+    plain, shown, told = (
+        bridge.plan(messages, model="openai/gpt-4o", **given).candidates[0].input_tokens
+        for messages, given in ((FISH, {}), (IMAGE, {}), (FISH, {"tools": TOOLS}))
+    )
+
+    assert shown > 1_000 > told > plain

@@ -33,6 +33,8 @@ UNKEYED = {
     "ttl_s": "the cache's own",
     "max_age_s": "the cache's own",
     "sample": "the cache's own, and in the key by itself",
+    "max_input_tokens": "the prompt that is left says it",
+    "truncate": "the prompt that is left says it",
     "api_key": "a credential",
     "aws_access_key_id": "a credential",
     "aws_secret_access_key": "a credential",

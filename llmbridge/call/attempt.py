@@ -56,7 +56,7 @@ class Attempt:
         self.request = request
         self.id = ""
         self.record = AttemptRecord(number=0, model=request.model, provider=request.provider, reason=ask.reason)
-        self.exchange = Exchange()
+        self.exchange = Exchange(local_only=call.policy.local_only)
         self.error: ProviderError | None = None
         self.ready: deque[Chunk] = deque()
         self.done = False

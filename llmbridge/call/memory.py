@@ -18,6 +18,7 @@ from llmbridge.call.recalled import Followed, Recalled
 from llmbridge.call.shared import Reader, Shared
 from llmbridge.completion import Chunk, Completion, Embedding, Vector
 from llmbridge.exchange import Guards
+from llmbridge.home import in_replay
 from llmbridge.money import nanousd, usd
 from llmbridge.params import CACHE
 from llmbridge.record import AttemptRecord
@@ -285,3 +286,12 @@ def _answer_of(entry: Entry) -> Completion:
 
 def _copy(completion: Completion) -> Completion:
     return Completion.model_validate(completion.model_dump(exclude_unset=True))
+
+
+def memory_of(cache: Cache | None, wanted: Wish, tags: Mapping[str, str]) -> Memory | None:
+    """What a call uses of a Bridge's *cache*; None if nothing. Raises ValueError."""
+    if cache is not None and wanted.mode != "off" and not (cache.is_default and in_replay()):
+        return Memory(cache, wanted, tags)
+    if wanted.mode == "only":
+        raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
+    return None

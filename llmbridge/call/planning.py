@@ -14,7 +14,7 @@ from pathlib import Path
 from llmbridge import provider
 from llmbridge.call.admission import need_of, worst_case
 from llmbridge.fallback import STRATEGIES, Candidate, Endpoints, Fallback
-from llmbridge.ledger import Budget, Ledger, Need
+from llmbridge.ledger import Budget, Ledger, Need, Typical
 from llmbridge.money import show_usd, usd
 from llmbridge.request import Model, Request
 
@@ -36,12 +36,22 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """A candidate as a plan sees it: what the request can cost there at most (None: nobody knows), and whether an
-    answer of its is kept, which would cost nothing."""
+    """A candidate as a plan sees it.
+
+    Attributes:
+        worst_usd: what the request can cost there at most, in US dollars; None: nobody knows.
+        is_kept: whether an answer of its is kept, which would cost nothing.
+        input_tokens, output_tokens: about how many there will be; of output as many as the middle one of this model's
+            recorded answers has, or 400.
+        typical_usd: what those cost at plain prices, in US dollars; None: nobody knows.
+    """
 
     model: str
     worst_usd: Decimal | None
     is_kept: bool
+    input_tokens: int
+    output_tokens: int
+    typical_usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +96,9 @@ class Plan:
         """The plan, one line a candidate and a budget."""
         lines = ["the answer is kept: nothing would be sent" if self.is_kept else "nothing is kept of this request"]
         for number, each in enumerate(self.candidates, 1):
+            typical = "" if each.typical_usd is None else f", typically {show_usd(each.typical_usd)}"
             cost = "nobody knows what it can cost" if each.worst_usd is None else f"up to {show_usd(each.worst_usd)}"
-            lines.append(f"{number}. {each.model}: {'kept' if each.is_kept else cost}")
+            lines.append(f"{number}. {each.model}: {'kept' if each.is_kept else cost + typical}")
         lines += [f"passed over: {each}" for each in self.dropped]
         for room in self.headroom:
             left = show_usd(usd(room.remaining)) if room.unit == "nanousd" else f"{room.remaining:,} {room.unit}"
@@ -105,15 +116,20 @@ def plan_of(
 ) -> Plan:
     """The Plan of a call. Raises what ordered() raises, and LedgerError."""
     chosen, dropped = ordered(candidates, policy)
-    prospects = []
-    for each in chosen:
-        cost = worst_case(each.request).nanousd
-        prospects.append(Prospect(each.model.model, None if cost is None else usd(cost), is_kept(each.request)))
+    seen = {} if ledger is None else ledger.typical()
+    prospects = [_prospect(each, is_kept(each.request), seen.get(each.model.model)) for each in chosen]
     first = chosen[0].request
     applying = [budget for budget in budgets if budget.covers(first.model)] if ledger is not None else []
     need = need_of(worst_case(first))
     rooms = [_headroom(ledger, budget, need, tags) for budget in applying if ledger is not None]
     return Plan(tuple(prospects), tuple(dropped), tuple(rooms))
+
+
+def _prospect(candidate: Candidate, is_kept: bool, seen: Typical | None) -> Prospect:
+    most = worst_case(candidate.request).nanousd
+    guess = provider.likely(candidate.request, None if seen is None else seen.output_tokens)
+    worst_usd = None if most is None else usd(most)
+    return Prospect(candidate.model.model, worst_usd, is_kept, guess.input_tokens, guess.output_tokens, guess.usd)
 
 
 def _headroom(ledger: Ledger, budget: Budget, need: Need, tags: Mapping[str, str]) -> Headroom:

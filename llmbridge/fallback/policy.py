@@ -104,6 +104,9 @@ class Fallback:
         commit_chunks, min_chunks_per_s: hold back a stream's first chunks with content until so many have come, at that
             pace or faster; else the next candidate is asked.
         breaker: leave out, for a while, models that fail. False: ask whoever is next, whatever is known of it.
+        local_only: never send anything to another machine. A candidate that could go elsewhere (a provider that does
+            not run here, an address that is not loopback, a proxy) or an image that would have to be fetched is a
+            ValueError before anything is sent.
 
     Raises TypeError or ValueError for what can never apply.
     """
@@ -125,6 +128,7 @@ class Fallback:
     commit_chunks: int = 1
     min_chunks_per_s: float | None = None
     breaker: bool = True
+    local_only: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", models_of(self.models))

@@ -9,7 +9,7 @@ from llmbridge.ledger.ledger import Ledger
 from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.reading import ReadOnlyLedger
 from llmbridge.ledger.refusal import Refusal
-from llmbridge.ledger.report import Balance, Spend
+from llmbridge.ledger.report import Balance, Spend, Typical
 
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Refusal",
     "Reservation",
     "Spend",
+    "Typical",
     "budgets_of",
     "close_ledgers",
     "distinct",

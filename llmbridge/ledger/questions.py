@@ -9,7 +9,7 @@ from typing import IO, Any, Literal, TypeVar
 
 from llmbridge.ledger import check, report, rows
 from llmbridge.ledger.budget import Budget
-from llmbridge.ledger.report import Balance, Spend
+from llmbridge.ledger.report import Balance, Spend, Typical
 from llmbridge.ledger.sqlite import File
 from llmbridge.ledger.transaction import Connection
 from llmbridge.ledger.upkeep import Upkeep
@@ -86,6 +86,11 @@ class Questions:
         self.expire()
         groups = (by,) if isinstance(by, str) else tuple(by)
         return self._read(functools.partial(report.spend, by=groups, since=since, until=until, zone=zone))
+
+    def typical(self, *, latest: int = 2_000) -> dict[str, Typical]:
+        """What the answers of each model were like, among the *latest* attempts: how long they took, how many tokens
+        they had. Some 4 ms for 2,000."""
+        return self._read(functools.partial(report.typical, latest=latest))
 
     def export(self, file: IO[str], format: Literal["json", "csv"] = "json", *, since: datetime | None = None) -> int:
         """Write the recorded attempts to *file*, as JSON lines or CSV; returns how many."""

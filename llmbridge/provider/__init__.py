@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from llmbridge.provider.abilities import context_window, estimated_tokens, lacks, needs
     from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
     from llmbridge.provider.caps import capped, has_cap, output_cap
+    from llmbridge.provider.counting import beside_tokens, count_tokens, message_tokens, surely_fits
     from llmbridge.provider.headers import exhausted_s, request_id
+    from llmbridge.provider.here import check_stays_here, leaves_machine
+    from llmbridge.provider.likely import likely
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
     from llmbridge.provider.rates import is_local
@@ -25,7 +28,10 @@ _HOME = {
     "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
     "bounds": ("WorstCase", "affordable", "floor_tokens", "seen_nanousd", "worst_case"),
     "caps": ("capped", "has_cap", "output_cap"),
+    "counting": ("beside_tokens", "count_tokens", "message_tokens", "surely_fits"),
     "headers": ("exhausted_s", "request_id"),
+    "here": ("check_stays_here", "leaves_machine"),
+    "likely": ("likely",),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
     "rates": ("is_local",),
@@ -43,11 +49,14 @@ __all__ = [
     "aembed",
     "affordable",
     "astream",
+    "beside_tokens",
     "capped",
+    "check_stays_here",
     "checked_counts",
     "complete",
     "context_window",
     "cost",
+    "count_tokens",
     "embed",
     "estimated_tokens",
     "exhausted_s",
@@ -55,13 +64,17 @@ __all__ = [
     "has_cap",
     "is_local",
     "lacks",
+    "leaves_machine",
+    "likely",
     "litellm",
+    "message_tokens",
     "needs",
     "output_cap",
     "plain_cost_usd",
     "request_id",
     "seen_nanousd",
     "stream",
+    "surely_fits",
     "worst_case",
 ]
 

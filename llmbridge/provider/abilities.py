@@ -7,18 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmbridge.provider.rates import entry_of
+from llmbridge.provider.table import CAPABILITIES
 from llmbridge.request import Request
 
 
-# By the flag in LiteLLM's table: the words for people. An absent flag means no: the table names what a model can.
-FLAGS = {
-    "supports_vision": "images",
-    "supports_audio_input": "sound",
-    "supports_pdf_input": "documents",
-    "supports_function_calling": "tools",
-    "supports_response_schema": "JSON schemas",
-    "supports_reasoning": "reasoning",
-}
+FLAGS = dict(CAPABILITIES.values())
 PARTS = {
     "image_url": "supports_vision",
     "image": "supports_vision",

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmbridge.provider.loading import litellm, loaded
-from llmbridge.provider.table import bundled, find
+from llmbridge.provider.table import LOCAL, bundled, find
 from llmbridge.request import Request
 
 
@@ -24,7 +24,6 @@ QUANTA_A_NANOUSD = 10**21
 QUANTA_A_USD = Decimal(10**30)
 # A search whose price is not in the table: the dearest that is.
 DEAREST_SEARCH_USD = Decimal("0.035")
-LOCAL = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "docker_model_runner", "lemonade", "mock"})
 SERVED = frozenset(
     {"hosted_vllm", "vllm", "xinference", "oobabooga"}
 )  # often at home, but with no address of their own

@@ -111,6 +111,9 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
     asked.pop("provider_params", None)
     arguments = Hidden(copied({**asked, **request.transport}))
     client, exchange.watched, exchange.provider = route(request.model, request.verb, request.transport, http)
+    if exchange.local_only and not exchange.watched:
+        exchange.watched = True  # as nothing is sent
+        raise wire.LeavesMachine(f"local_only: LiteLLM reaches {request.model} by a client of its own")
     exchange.streaming, exchange.timeout_s = stream, request.transport.get("timeout")
     if stream:
         arguments["stream"] = True

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmbridge.request import Request
 
+if TYPE_CHECKING:  # alone: what reads the table for a catalogue needs nothing of a request
+    from llmbridge.request import Request
 
 # Of these LiteLLM finds every model in the table under the name that it has there (tests/test_pricing.py).
 PLAIN = frozenset({"anthropic", "deepseek", "gemini", "groq", "mistral", "openai", "openrouter", "together_ai", "xai"})
+LOCAL = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "docker_model_runner", "lemonade", "mock"})
 FILE = "model_prices_and_context_window_backup.json"
+
+# What a model can do, by the name in the catalogue: the flag in the table, and the words for people. An absent flag
+# means no: the table names what a model can.
+CAPABILITIES = {
+    "vision": ("supports_vision", "images"),
+    "audio": ("supports_audio_input", "sound"),
+    "pdf": ("supports_pdf_input", "documents"),
+    "tools": ("supports_function_calling", "tools"),
+    "json_schema": ("supports_response_schema", "JSON schemas"),
+    "reasoning": ("supports_reasoning", "reasoning"),
+    "prompt_caching": ("supports_prompt_caching", "prompt caching"),
+}
+# In the table, and not to be called by that name: LiteLLM 1.106 knows no such provider, or wants somebody to log in
+# (tests/test_catalog.py).
+NOT_CALLED = frozenset(
+    {
+        *("anyscale", "coralbricks", "inferenceapis", "microsoft_365_copilot", "openinfer", "scaledown"),
+        *("chatgpt", "github_copilot"),
+    }
+)
 
 
 @functools.cache
@@ -23,11 +45,21 @@ def bundled() -> Mapping[str, dict[str, Any]]:
     """The table by model; empty if it is not where this LiteLLM has it."""
     spec = importlib.util.find_spec("litellm")
     for place in (spec.submodule_search_locations if spec is not None else None) or ():
-        path = Path(place, FILE)
-        if path.is_file():
-            table: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        with contextlib.suppress(FileNotFoundError), open(f"{place}/{FILE}", "rb") as file:  # noqa: PTH123  pathlib: 4 ms
+            table: dict[str, dict[str, Any]] = json.loads(file.read())
             return table
     return {}
+
+
+def spelled(key: str, fields: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The provider of the table's line *key*, and the model as "provider/name"; None if LiteLLM calls no such one."""
+    provider: str = fields.get("litellm_provider") or ""
+    if provider.startswith(("vertex_ai-", "fireworks_ai-")):  # by maker, and by kind
+        provider = provider.partition("-")[0]
+    provider = "bedrock" if provider == "bedrock_converse" else provider
+    if not provider or provider in NOT_CALLED:
+        return None
+    return provider, key if key.startswith(f"{provider}/") else f"{provider}/{key}"
 
 
 def find(request: Request) -> tuple[str, str] | None:
