@@ -39,13 +39,14 @@ CALLED_BY_SDK = frozenset(
         "text-completion-inception", "text-completion-openai", "xiaomi_mimo",
     }
 )  # fmt: skip
-# What LiteLLM refuses for these, although nobody but us asked for it.
+# What LiteLLM refuses for these, or writes into the body of what it sends, although nobody but us asked for it.
 REFUSED = frozenset(
     {
         ("bytez", "stream_options"),
         ("oci", "stream_options"),
         ("gradient_ai", "max_retries"),
         ("gradient_ai", "num_retries"),
+        ("huggingface", "num_retries"),
     }
 )
 # With one of these in the request, LiteLLM needs no variable; these providers answer without a key.

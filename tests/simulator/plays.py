@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal
 
-from . import anthropic, bedrock, cohere, gemini, ollama, openai, replicate
+from . import anthropic, bedrock, cohere, gemini, huggingface, ollama, openai, replicate
 from .steps import Fault, Reply, Step
 from .wire import EMBEDDING, Asked, Seen, encode
 
@@ -21,6 +21,7 @@ FORMATS: dict[str, Any] = {
     "cohere": cohere,
     "replicate": replicate,
     "bedrock": bedrock,
+    "huggingface": huggingface,
 }
 LAST_CHUNK = b"0\r\n\r\n"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 
-Format = Literal["openai", "anthropic", "gemini", "ollama", "cohere", "replicate", "bedrock"]
+Format = Literal["openai", "anthropic", "gemini", "ollama", "cohere", "replicate", "bedrock", "huggingface"]
 Verb = Literal["chat", "generate", "embed", "embed_many", "predict", "show", "poll"]
 EMBEDDING = ("embed", "embed_many", "predict")
 
@@ -29,7 +29,7 @@ class Seen:
     @property
     def key(self) -> str:
         """The API key that came with it, from wherever its format puts it; "" if none."""
-        bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
+        bearer = self.headers.get("authorization", "").rpartition(" ")[2]
         header = self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
         return header or bearer or self.query.get("key", "")
 
@@ -59,7 +59,7 @@ _GEMINI_VERBS: dict[str, Verb] = {
     "predict": "predict",
 }
 _BEDROCK = re.compile(r"/model/(?P<model>.+)/(?P<method>converse|converse-stream|invoke)$")
-_REPLICATE = re.compile(r"/predictions(/\w+)?$")
+_REPLICATE = re.compile(r"(/models/(?P<model>.+))?/predictions(?P<id>/\w+)?$")
 _ENDINGS: tuple[tuple[str, Format, Verb], ...] = (
     ("/chat/completions", "openai", "chat"),
     ("/embeddings", "openai", "embed"),
@@ -82,6 +82,8 @@ def understand(seen: Seen) -> Asked | None:
         return None
     if match := _GEMINI.search(seen.path):
         return _gemini(match, body, seen.key)
+    if "/pipeline/feature-extraction/" in seen.path:
+        return Asked("huggingface", "embed", seen.path.partition("feature-extraction/")[2], False, body, seen.key)
     if match := _BEDROCK.search(seen.path):
         verb: Verb = "embed" if match["method"] == "invoke" else "chat"
         return Asked("bedrock", verb, match["model"], match["method"] == "converse-stream", body, seen.key)
@@ -103,11 +105,9 @@ def _gemini(match: re.Match[str], body: Mapping[str, Any], key: str) -> Asked | 
 
 def _replicate(match: re.Match[str], body: Mapping[str, Any], seen: Seen) -> Asked:
     """A prediction that is started, or looked at."""
-    verb: Verb = "poll" if match[1] else "chat"
+    verb: Verb = "poll" if match["id"] else "chat"
     home = f"http://{seen.headers.get('host', '')}"
-    return Asked(
-        "replicate", verb, seen.path.rpartition("/models/")[2].partition("/predictions")[0], False, body, seen.key, home
-    )
+    return Asked("replicate", verb, match["model"] or "", False, body, seen.key, home)
 
 
 def encode(value: Any) -> bytes:
