@@ -136,7 +136,7 @@ PROVIDERS = [
         origin="https://fishing.openai.azure.com",
         own_address=True,
         settings={"api_version": "2024-10-21"},
-        remarks="asked with `api_base=` and `api_version=`; an answer without a message (filtered) is an error",
+        remarks="asked with `api_base=` and `api_version=`; LiteLLM cuts whole answers of o-series models into streams",
     ),
     ANTHROPIC,
     GEMINI,
@@ -150,7 +150,7 @@ PROVIDERS = [
         origin="https://us-central1-aiplatform.googleapis.com",
         settings=PROJECT,
         filtered="answer",
-        remarks="wants google-auth, which fetches a token past any cassette: the tests put a dummy in its place",
+        remarks="wants google-auth and a log-in, for which the tests put a dummy token",
     ),
     Provider(
         name="Vertex AI, by API key",
@@ -160,7 +160,7 @@ PROVIDERS = [
         path="/v1/publishers/google",
         own_address=True,
         filtered="answer",
-        remarks='no google-auth: `api_base="https://aiplatform.googleapis.com/v1/publishers/google"`',
+        remarks='without google-auth: `api_base="https://aiplatform.googleapis.com/v1/publishers/google"`',
     ),
     Provider(
         name="Groq",
@@ -295,8 +295,8 @@ PROVIDERS = [
         key="AWS_BEARER_TOKEN_BEDROCK",
         filtered="bad request",
         remarks=(
-            "by API key, or signed by botocore and sent by httpx; temporary credentials (STS, profiles) boto3 fetches "
-            "past any cassette; `bedrock/invoke` always ends with `stop` for Llama"
+            "tools that Bedrock runs itself are reported as calls; `bedrock/invoke` says `stop` for every answer of "
+            "Llama, and streams of Titan end in StreamInterrupted"
         ),
     ),
     Provider(
@@ -310,7 +310,7 @@ PROVIDERS = [
         path="/v1",
         own_address=True,
         settings={"extra_headers": {"x-team": "angling"}},
-        remarks="`Model(\"openai/fish-1\", api_base=..., extra_headers={...})`; the headers are sent, and not recorded",
+        remarks='`Model("openai/fish-1", api_base=..., extra_headers={...})`; a JSON object as `content` is an error',
     ),
 ]  # fmt: skip
 

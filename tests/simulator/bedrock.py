@@ -87,8 +87,6 @@ def frame(kind: str, body: dict[str, Any], message: str = "event") -> bytes:
 
 def _blocks(reply: Reply) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
-    if reply.reasoning is not None:
-        blocks.append({"reasoningContent": {"reasoningText": {"text": reply.reasoning, "signature": "c2lnbmVk"}}})
     if text := reply.choices(1)[0] or reply.refusal:
         blocks.append({"text": text})
     for number, (name, arguments) in enumerate(reply.tool_calls):
@@ -114,14 +112,9 @@ def _deltas(block: dict[str, Any], reply: Reply) -> Iterator[dict[str, Any]]:
     if "text" in block:
         for piece in reply.chunks(block["text"]):
             yield {"text": piece}
-    elif call := block.get("toolUse"):
-        for piece in split(json.dumps(call["input"])):
-            yield {"toolUse": {"input": piece}}
     else:
-        thought = block["reasoningContent"]["reasoningText"]
-        for piece in split(thought["text"]):
-            yield {"reasoningContent": {"text": piece}}
-        yield {"reasoningContent": {"signature": thought["signature"]}}
+        for piece in split(json.dumps(block["toolUse"]["input"])):
+            yield {"toolUse": {"input": piece}}
 
 
 def _usage(reply: Reply) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from .steps import Cause, Reply
 from .wire import Asked
 
 
-STREAM_TYPE = "application/json; charset=UTF-8"
 HEADERS: dict[str, str] = {"ratelimit-remaining": "599", "ratelimit-reset": "1"}
 
 _ID = "simulated"
@@ -39,9 +38,8 @@ def plain(asked: Asked, reply: Reply) -> dict[str, Any]:
         "urls": {name: f"{asked.home}/v1/predictions/{_ID}{end}" for name, end in (("get", ""), ("cancel", "/cancel"))},
     }
     if asked.verb == "poll":
-        counts = {"input_token_count": reply.input_tokens, "output_token_count": reply.output_tokens}
         text = reply.choices(1)[0] or reply.refusal or ""
-        body |= {"status": "succeeded", "output": list(reply.chunks(text)), "metrics": counts if reply.usage else {}}
+        body |= {"status": "succeeded", "output": list(reply.chunks(text))}
     return body
 
 

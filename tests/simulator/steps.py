@@ -22,9 +22,9 @@ class Reply:
     text's stream chunks. *input_tokens* include *cached_tokens* and *output_tokens* include
     *reasoning_tokens*, whatever the format itself counts apart. *texts* are several choices; without
     them a request for n choices gets *text*, then *text* with " (2)", " (3)", ... behind it. A format that
-    lacks a word for something leaves it out: *logprobs* exist for OpenAI only, a *refusal* is plain
-    text outside OpenAI, and Ollama can't say content_filter. *usage_unasked*: an OpenAI stream has its usage
-    in the chunk with the finish, asked for or not, as Mistral's do.
+    lacks a word for something leaves it out: *logprobs* exist for OpenAI only, *reasoning* for the first four,
+    a *refusal* is plain text outside OpenAI, and Ollama can't say content_filter. *usage_unasked*: an OpenAI
+    stream has its usage in the chunk with the finish, asked for or not, as Mistral's do.
     """
 
     text: str = _UNSAID
