@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from llmbridge import Bridge, Cache, cli, default
 from llmbridge.cassette import from_cache, read, replay
-from llmbridge.errors import CacheMiss, ConfigError
+from llmbridge.errors import CacheMiss, CassetteMiss, ConfigError
 from llmbridge.fallback import Fallback
 from tests import providers, recording
 from tests.conftest import Run, asking
@@ -97,6 +98,28 @@ def test_vectors_are_refused(bridge: Bridge, tmp_path: Path) -> None:
 
     with pytest.raises(TypeError, match="only a chat's answer"):
         from_cache(tmp_path / "made.yaml", asks)
+
+
+def test_another_threads_request_is_not_answered_with_what_was_kept(keep: Any, tmp_path: Path) -> None:
+    asks, said = keep(case("openai-text")), []
+
+    def both(cache: str) -> Any:
+        if cache == "off":
+            other = threading.Thread(target=lambda: said.append(outcome(default.complete)))
+            other.start()
+            other.join()
+        return asks(cache=cache)
+
+    def outcome(ask: Any) -> Any:
+        try:
+            return ask("Name a bird.", model=recording.OPENAI, api_key="sk-dummy")
+        except CassetteMiss as miss:
+            return type(miss)
+
+    from_cache(tmp_path / "made.yaml", both)
+
+    assert said == [CassetteMiss]
+    assert len(read(tmp_path / "made.yaml")[1]) == 1
 
 
 def test_making_a_recording_charges_nobody(keep: Any, tmp_path: Path) -> None:

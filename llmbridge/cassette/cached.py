@@ -8,6 +8,7 @@ other is known here: whether LiteLLM reads it back as what was kept is looked at
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,7 +30,8 @@ COMMENT = "# Made of answers that were kept in a cache, not recorded from a prov
 def from_cache(path: str | Path, ask: Callable[..., Completion]) -> Completion:
     """Add the kept answer to a question to the cassette at *path*, as `replay` plays it to the same question.
 
-    For providers of OpenAI's wire format, and answers that are not streamed. Returns the kept answer.
+    For providers of OpenAI's wire format, and answers that are not streamed. Returns the kept answer. What other
+    threads of the process would send meanwhile is a CassetteMiss.
 
     Args:
         path: a new file, or one that was made like this.
@@ -67,11 +69,12 @@ class _StandIn(Patched):
     """Answers one request with what was kept."""
 
     def __init__(self, kept: Completion) -> None:
-        self._kept = kept
+        self._kept, self._thread = kept, threading.get_ident()
         self.made: Recording | None = None
 
     def take(self, sent: dict[str, Any]) -> Recording:
-        if self.made is not None or sent["method"] != "POST":
+        # The patches hold for the whole process: what another thread asks meanwhile is not to get this answer.
+        if self.made is not None or sent["method"] != "POST" or threading.get_ident() != self._thread:
             raise CassetteMiss(f"{sent['method']} was not sent: one answer was kept, and one request is made for it")
         body = {"string": json.dumps(_body(self._kept)).encode()}
         headers = {"content-type": ["application/json"]}
