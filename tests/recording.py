@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,10 @@ from pydantic import BaseModel
 from llmbridge.bridge import Bridge
 from llmbridge.cassette import replay
 from llmbridge.errors import LLMBridgeError, ProviderError
+from llmbridge.fallback import Fallback
 from llmbridge.request import Model
+from tests import providers
+from tests.providers import PROVIDERS, Provider
 from tests.simulator import Fault, Reply, Simulator, Step
 
 
@@ -31,24 +33,13 @@ FOLDER = Path(__file__).parents[1] / "cassettes"
 DEMO = FOLDER.parent / "llmbridge" / "cli" / "demo.yaml"
 SIMULATED = "# Recorded against this project's own loopback simulator (tests/simulator), not against a provider.\n"
 LIVE = "# Recorded live against the provider.\n"
-KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "gemini": "GEMINI_API_KEY"}
-HOSTS = {
-    "/v1/messages": "https://api.anthropic.com",
-    "/v1beta/": "https://generativelanguage.googleapis.com",
-    "/api/": "http://localhost:11434",
-    "/v1/": "https://api.openai.com",
-}
 
-OPENAI = "openai/gpt-4o-mini"
-ANTHROPIC = "anthropic/claude-haiku-4-5"
-GEMINI = "gemini/gemini-2.5-flash"
-OLLAMA = "ollama_chat/llama3.2"
-CHATS = {"openai": OPENAI, "anthropic": ANTHROPIC, "gemini": GEMINI, "ollama": OLLAMA}
-EMBEDDERS = {
-    "openai": "openai/text-embedding-3-small",
-    "gemini": "gemini/gemini-embedding-001",
-    "ollama": "ollama/nomic-embed-text",
-}
+OPENAI, ANTHROPIC = providers.OPENAI.chat, providers.ANTHROPIC.chat
+OLLAMA = providers.OLLAMA.chat
+# The four that everything else is shown on.
+FIRST = (providers.OPENAI, providers.ANTHROPIC, providers.GEMINI, providers.OLLAMA)
+CHATS = {row.file: row.chat for row in FIRST}
+EMBEDDERS = {row.file: row.embedder for row in FIRST if row.embedder}
 
 ASKED = "Name a fish and say why."
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # noqa: E501
@@ -90,12 +81,16 @@ def sees(url: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
 
 
+Column = Literal["complete", "stream", "tools", "embeddings", "errors"]
+
+
 @dataclass(frozen=True)
 class Case:
     """One behaviour, asked in both colours, and the one file that answers it.
 
     *script* is what the simulator says, and so what a replay of its recording must give. Without `live`, no provider
-    can be made to say it.
+    can be made to say it. What *proves* something stands for a column of the README's table of providers; of its
+    "errors" the question is asked once for each step of the script.
     """
 
     name: str
@@ -105,20 +100,24 @@ class Case:
     content: Any = ASKED
     arguments: Mapping[str, Any] = field(default_factory=dict)
     live: bool = True
+    row: Provider = providers.OPENAI
+    proves: Column | None = None
 
     @property
     def path(self) -> Path:
         return FOLDER / f"{self.name}.yaml"
 
     @property
-    def provider(self) -> str:
-        return self.model.partition("/")[0]
+    def replayed(self) -> Model:
+        """The model as it is asked when its recording is played."""
+        return self.row.model(self.model, None)
 
 
 def case(
     name: str, verb: Any, model: str, *script: Step, content: Any = ASKED, live: bool = True, **asked: Any
 ) -> Case:
-    return Case(name, verb, model, script, content, asked, live)
+    row = next(row for row in FIRST if model in (row.chat, row.embedder))
+    return Case(name, verb, model, script, content, asked, live, row)
 
 
 TOOLS: dict[str, Any] = {"content": "Catch two trout.", "tools": [CATCH], "max_tokens": 200}
@@ -132,10 +131,40 @@ THINKING: dict[str, dict[str, Any]] = {
     "anthropic": {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000},
     "gemini": {"reasoning_effort": "low", "max_tokens": 2000},
 }
+FAULTS = (
+    Fault.status(400),
+    Fault.echo_key(),
+    Fault.status(403),
+    Fault.status(404),
+    Fault.status(500),
+    Fault.status(503),
+    Fault.context_window(),
+    Fault.content_filter(),
+    Fault.status(429, headers={"retry-after": "7"}),  # the last one: whoever asks next waits for so long
+)
+
+
+def proofs(row: Provider) -> list[Case]:
+    """What is shown of every provider that can do it."""
+    text = replace(TEXT, usage_unasked=row.file == "mistral")
+    tools = {name: value for name, value in TOOLS.items() if name != "content"}
+    spoken: Any = {"max_tokens": 100}
+    every = [
+        Case(f"{row.file}-text", "complete", row.chat, (TEXT,), ASKED, spoken, True, row, "complete"),
+        Case(f"{row.file}-text-stream", "stream", row.chat, (text,), ASKED, spoken, True, row, "stream"),
+        Case(f"{row.file}-tool-call", "complete", row.chat, (TOOL_CALL,), TOOLS["content"], tools, True, row, "tools"),
+        Case(f"{row.file}-errors", "complete", row.chat, FAULTS, ASKED, spoken, False, row, "errors"),
+    ]
+    if row.embedder is not None:
+        pair, asked = ["trout", "perch"], row.embed_with
+        every.append(
+            Case(f"{row.file}-embeddings", "embed", row.embedder, (TEXT,), pair, asked, True, row, "embeddings")
+        )
+    return [each for each in every if each.proves != "tools" or "tools" not in row.lacks]
+
+
 CASES = [
-    *(case(f"{who}-text", "complete", model, TEXT, max_tokens=100) for who, model in CHATS.items()),
-    *(case(f"{who}-text-stream", "stream", model, TEXT, max_tokens=100) for who, model in CHATS.items()),
-    *(case(f"{who}-tool-call", "complete", model, TOOL_CALL, **TOOLS) for who, model in CHATS.items()),
+    *(case for row in PROVIDERS for case in proofs(row)),
     *(case(f"{who}-tool-call-stream", "stream", model, TOOL_CALL, **TOOLS) for who, model in CHATS.items()),
     *(case(f"{who}-response-model", "complete", model, FITS, **PARSED) for who, model in CHATS.items()),
     case("openai-response-model-stream", "stream", OPENAI, FITS, **PARSED),
@@ -154,76 +183,70 @@ CASES = [
         for how, verb in (("", "complete"), ("-stream", "stream"))
         for who, asked in THINKING.items()
     ),
-    *(case(f"{who}-embeddings", "embed", model, TEXT, content=["trout", "perch"]) for who, model in EMBEDDERS.items()),
-    case("openai-401", "complete", OPENAI, Fault.echo_key(), live=False),
-    case("anthropic-429", "complete", ANTHROPIC, Fault.status(429, headers={"retry-after": "7"}), live=False),
-    case("gemini-500", "complete", GEMINI, Fault.status(500), live=False),
     case("openai-503-stream", "stream", OPENAI, Fault.status(503), live=False),
 ]
 
 
 def ask(case: Case, model: Model) -> None:
     """The call of *case*, blocking; what a provider answers it with may be an error."""
-    bridge = Bridge(model)
-    if case.verb == "stream":
-        with bridge.stream(case.content, **case.arguments) as chunks:
-            for _ in chunks:
-                pass
-    else:
-        getattr(bridge, case.verb)(case.content, **case.arguments)
+    bridge = Bridge(fallback=Fallback([model], retries=0, breaker=False))
+    for _ in case.script if case.proves == "errors" else case.script[:1]:
+        with suppress(ProviderError) if isinstance(case.script[0], Fault) or case.row.lacks else nullcontext():
+            if case.verb == "stream":
+                with bridge.stream(case.content, **case.arguments) as chunks:
+                    for _chunk in chunks:
+                        pass
+            else:
+                getattr(bridge, case.verb)(case.content, **case.arguments)
 
 
-def simulate(sim: Simulator, path: Path, script: tuple[Step, ...], call: Callable[[], object]) -> None:
-    """Record *call* against the simulator into *path*."""
-    sim.script(*script)
+def simulate(path: Path, homes: Mapping[str, str], call: Callable[[], object]) -> None:
+    """Record *call* into *path*, with the providers' own addresses, *homes*, for those of their simulators."""
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.yaml"
-        with replay(draft, record="all"), suppress(ProviderError):
+        with replay(draft, record="all"):
             call()
         text = draft.read_text(encoding="utf-8")
+    for simulator, home in homes.items():
+        text = text.replace(simulator, home)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(SIMULATED + at_home(sim.url, text), encoding="utf-8", newline="\n")
-
-
-def at_home(url: str, text: str) -> str:
-    """*text* with each provider's own host instead of the simulator's *url*."""
-    return re.sub(
-        rf"(?<=uri: ){re.escape(url)}(\S+)",
-        lambda found: next(host for start, host in HOSTS.items() if found[1].startswith(start)) + found[1],
-        text,
-    )
+    path.write_text(SIMULATED + text, encoding="utf-8", newline="\n")
 
 
 def simulated(sim: Simulator, case: Case) -> None:
-    model = Model(case.model, api_base=sim.api_base(case.provider), api_key="sk-simulated")
-    simulate(sim, case.path, case.script, lambda: ask(case, model))
+    sim.script(*case.script)
+    model = case.row.model(case.model, sim.url, None if case.row.file == "vertex" else "sk-simulated")
+    with providers.reachable(sim.url):
+        simulate(case.path, {sim.url: case.row.home(case.model)}, lambda: ask(case, model))
 
 
 def demo(sim: Simulator) -> None:
     """The recording behind `llmbridge demo`: the first model is down, the second streams its answer."""
-    models = [
-        Model(model, api_base=sim.api_base(who), api_key="sk-simulated")
-        for who, model in (("openai", OPENAI), ("anthropic", ANTHROPIC))
-    ]
+    with Simulator() as second:
+        sim.script(Fault.status(503))
+        second.script(Reply(pieces=ANSWER, input_tokens=18, output_tokens=27))
+        pairs = ((providers.OPENAI, sim), (providers.ANTHROPIC, second))
+        models = [row.model(row.chat, where.url) for row, where in pairs]
+        bridge = Bridge(fallback=Fallback(models, retries=0))
 
-    def call() -> None:
-        with Bridge(models).stream(DEMO_ASKED, max_tokens=100) as chunks:
-            for _ in chunks:
-                pass
+        def call() -> None:
+            with bridge.stream(DEMO_ASKED, max_tokens=100) as chunks:
+                for _ in chunks:
+                    pass
 
-    simulate(sim, DEMO, (Fault.status(503), Reply(pieces=ANSWER, input_tokens=18, output_tokens=27)), call)
+        simulate(DEMO, {where.url: row.origin for row, where in pairs}, call)
 
 
 def lived(case: Case) -> str | None:
     """Record *case* from its provider; why not, if not. What was recorded before stays if it fails."""
     if not case.live:
         return "no provider can be made to answer so"
-    key = KEYS.get(case.provider)
+    key = case.row.key
     if key is None or not os.environ.get(key):
-        return f"{key or 'a local server'} is not there"
+        return f"{key or 'a server of your own'} is not there"
     try:
         with replay(case.path, record="all"):
-            ask(case, Model(case.model, api_key=os.environ[key]))
+            ask(case, case.row.model(case.model, None, os.environ[key]))
     except LLMBridgeError as error:
         return f"{type(error).__name__}: {error}"
     case.path.write_text(LIVE + case.path.read_text(encoding="utf-8"), encoding="utf-8", newline="\n")

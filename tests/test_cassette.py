@@ -7,6 +7,7 @@ import base64
 import gzip
 import html
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -411,18 +412,16 @@ def test_nothing_is_written_when_the_block_fails(upstream: Upstream, recorded: P
     assert list(recorded.parent.iterdir()) == [recorded]
 
 
-@pytest.mark.parametrize("step", ["write_text", "replace"])
+@pytest.mark.parametrize(("where", "step"), [(os, "fsync"), (Path, "replace")], ids=["fsync", "replace"])
 def test_a_crash_while_writing_leaves_the_old_file_and_no_other(
-    step: str, upstream: Upstream, recorded: Path, monkeypatch: pytest.MonkeyPatch
+    where: Any, step: str, upstream: Upstream, recorded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = recorded.read_bytes()
 
-    def crash(path: Path, *_: Any, **__: Any) -> None:
-        with path.open("a") as file:
-            file.write("half")
+    def crash(*_: Any, **__: Any) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(Path, step, crash)
+    monkeypatch.setattr(where, step, crash)
     with pytest.raises(OSError, match="disk is full"), replay(recorded, record="all"):
         upstream.ask()
 

@@ -1,4 +1,5 @@
-"""Every cassette, through every verb that asks it: text, tool calls, parsed answers, usage and errors as recorded.
+"""Every cassette, through every verb that asks it: parsed answers, images, reasoning, an error before a stream.
+What every provider is shown to do, text and tool calls and embeddings, is in test_providers.py.
 
 A cassette is shared by a verb and its async twin, so a replay also proves that both send the same bytes.
 """
@@ -14,46 +15,41 @@ import pytest
 
 from llmbridge import default
 from llmbridge.cassette import replay
-from llmbridge.completion import Completion, Embedding
-from llmbridge.errors import AuthenticationFailed, ProviderError, ProviderRateLimited, ProviderUnavailable
-from tests import recording
+from llmbridge.completion import Completion
+from llmbridge.errors import ProviderError, ProviderUnavailable
+from tests import providers, recording
 from tests.conftest import Run, asking
 from tests.recording import CASES, Case
 from tests.simulator import Fault, Reply, Simulator
 
 
-TWINS = {"complete": ("complete", "acomplete"), "stream": ("stream", "astream"), "embed": ("embed", "aembed")}
-REFUSALS = {401: AuthenticationFailed, 429: ProviderRateLimited, 500: ProviderUnavailable, 503: ProviderUnavailable}
+TWINS = {"complete": ("complete", "acomplete"), "stream": ("stream", "astream")}
 
 
 def asked(wanted: Callable[[Case], bool]) -> pytest.MarkDecorator:
-    """The cases that *wanted* accepts, each with both verbs."""
-    pairs = [(case, verb) for case in CASES if wanted(case) for verb in TWINS[case.verb]]
+    """The cases that *wanted* accepts and that stand for no column of the table, each with both verbs."""
+    pairs = [(case, verb) for case in CASES if case.proves is None and wanted(case) for verb in TWINS[case.verb]]
     return pytest.mark.parametrize(
         ("case", "verb"), [pytest.param(*pair, id=f"{pair[0].name}-{pair[1]}") for pair in pairs]
     )
 
 
 def is_answer(case: Case) -> bool:
-    return case.verb != "embed" and isinstance(case.script[-1], Reply)
+    return isinstance(case.script[-1], Reply)
 
 
 @pytest.fixture(autouse=True)
 def dummy_keys(no_real_keys: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in recording.KEYS.values():
-        monkeypatch.setenv(name, "sk-dummy-for-replay")
+    for row in recording.FIRST:
+        if row.key:
+            monkeypatch.setenv(row.key, "sk-dummy-for-replay")
 
 
 @pytest.fixture
 def answer(case: Case, verb: str, run: Run) -> Iterator[Any]:
     """The answer of *case* by *verb*, from its cassette, all of which is played."""
     with replay(case.path) as cassette:
-        if verb == "embed":
-            yield default.embed(case.content, model=case.model, **case.arguments)
-        elif verb == "aembed":
-            yield run(default.aembed(case.content, model=case.model, **case.arguments))
-        else:
-            yield asking(verb, run)(case.content, model=case.model, **case.arguments)
+        yield asking(verb, run)(case.content, model=case.model, **case.arguments)
     assert cassette.unplayed == []
 
 
@@ -95,23 +91,13 @@ def test_a_repaired_answer_plays_both_recordings(case: Case, verb: str, answer: 
     assert [attempt.reason for attempt in answer.attempts] == ["initial", "repair"]
 
 
-@asked(lambda case: case.verb == "embed")
-def test_vectors_are_replayed(case: Case, verb: str, answer: Embedding) -> None:
-    assert [vector.index for vector in answer.data] == [0, 1]
-    assert all(isinstance(number, float) for vector in answer.vectors for number in vector)
-    assert len({len(vector) for vector in answer.vectors}) == 1
-
-
 @asked(lambda case: isinstance(case.script[-1], Fault))
-def test_an_error_is_replayed_as_its_class(case: Case, verb: str, run: Run) -> None:
-    fault = case.script[-1]
-    assert isinstance(fault, Fault)
+def test_an_error_before_a_stream_is_replayed_as_its_class(case: Case, verb: str, run: Run) -> None:
     with replay(case.path) as cassette, pytest.raises(ProviderError) as caught:
         asking(verb, run)(case.content, model=case.model, **case.arguments)
 
-    assert type(caught.value) is REFUSALS[fault.code]
-    assert caught.value.status == fault.code
-    assert caught.value.retry_after_s == (7 if fault.headers else None)
+    assert type(caught.value) is ProviderUnavailable
+    assert caught.value.status == 503
     assert cassette.unplayed == []
 
 
@@ -182,9 +168,9 @@ def test_what_has_no_key_or_no_provider_is_skipped_with_the_reason(live: Case, m
     reasons = {
         case.name: recording.lived(case)
         for case in CASES
-        if case.provider in ("openai", "ollama_chat") or not case.live
+        if case.row in (providers.OPENAI, providers.OLLAMA) or not case.live
     }
 
     assert reasons["openai-text"] == "OPENAI_API_KEY is not there"
-    assert reasons["ollama-text"] == "a local server is not there"
-    assert reasons["anthropic-429"] == "no provider can be made to answer so"
+    assert reasons["ollama-text"] == "a server of your own is not there"
+    assert reasons["anthropic-errors"] == "no provider can be made to answer so"

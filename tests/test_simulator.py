@@ -283,6 +283,13 @@ SHAPES = [
     ("openai_embed", ["openai"], "embedding", "/v1/embeddings", ALL[:1]),
     ("gemini_embed", ["gemini"], "embedding", BATCH, ALL[:1]),
     ("ollama_embed", ["ollama"], "embedding", "/api/embed", ALL[:1]),
+    *(("cohere_v2", ["cohere"], kind, "/v2/chat", ALL[:2]) for kind in ("chat", "chat_stream")),
+    ("cohere_v2", ["cohere"], "error", "/v2/chat", ERRORS),
+    ("cohere_embed", ["cohere"], "embedding", "/v2/embed", ALL[:1]),
+    ("bedrock_converse", ["bedrock"], "chat", "/model/any/converse", ALL),
+    ("bedrock_converse", ["bedrock"], "error", "/model/any/converse", ERRORS),
+    ("vertex_embed", ["vertex_ai"], "embedding", "/v1/models/any:predict", ALL[:1]),
+    ("replicate", ["replicate"], "chat", "/v1/models/a/b/predictions", ALL[:1]),
 ]
 
 

@@ -6,10 +6,23 @@ and what a miss says is decided here. Secrets, and headers that are not on a sho
 
 from __future__ import annotations
 
+from llmbridge.cassette.cached import from_cache
 from llmbridge.cassette.entry import Entry, Recording
 from llmbridge.cassette.file import leaks, read, write
 from llmbridge.cassette.replaying import Cassette, Record, offline, replay
 from llmbridge.cassette.scrubbing import scrubbed
 
 
-__all__ = ["Cassette", "Entry", "Record", "Recording", "leaks", "offline", "read", "replay", "scrubbed", "write"]
+__all__ = [
+    "Cassette",
+    "Entry",
+    "Record",
+    "Recording",
+    "from_cache",
+    "leaks",
+    "offline",
+    "read",
+    "replay",
+    "scrubbed",
+    "write",
+]

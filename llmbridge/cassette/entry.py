@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -92,5 +93,16 @@ def listed(values: Any) -> list[str]:
 def events(body: bytes, headers: dict[str, list[str]]) -> list[bytes]:
     """*body* in the pieces that a stream of its type has; in one, if it is none."""
     kind = next((values[0] for name, values in headers.items() if name.lower() == "content-type" and values), "")
-    border = _EVENTS.get(kind.partition(";")[0].strip().lower())
+    name = kind.partition(";")[0].strip().lower()
+    if name == "application/vnd.amazon.eventstream":
+        return list(_frames(body))
+    border = _EVENTS.get(name)
     return [piece for piece in border.split(body) if piece] if border else [body]
+
+
+def _frames(body: bytes) -> Iterator[bytes]:
+    """The messages of AWS's binary stream, each of which begins with its length."""
+    while body:
+        size = int.from_bytes(body[:4]) or len(body)
+        yield body[:size]
+        body = body[size:]

@@ -66,8 +66,8 @@ def replay(
         with ExitStack() as patches:
             patches.enter_context(replaying())
             if not cassette.sends:
-                patches.enter_context(_own_state())
-            patches.enter_context(_patched(cassette))
+                patches.enter_context(own_state())
+            patches.enter_context(patched(cassette))
             yield cassette
         if writes:
             cassette.write()
@@ -79,12 +79,12 @@ def replay(
 def offline(why: str) -> Iterator[None]:
     """Let no HTTP request inside the block leave this machine: CassetteMiss, which says *why*. Loopback is let through,
     and so is whatever a replay inside the block decides about."""
-    with _patched(_Closed(why)):
+    with patched(_Closed(why)):
         yield
 
 
 @contextmanager
-def _patched(cassette: Patched) -> Iterator[None]:
+def patched(cassette: Patched) -> Iterator[None]:
     with ExitStack() as patches:
         for patch in chain(CassettePatcherBuilder(cassette).build(), wires.patches(cassette)):
             patches.enter_context(patch)
@@ -92,7 +92,7 @@ def _patched(cassette: Patched) -> Iterator[None]:
 
 
 @contextmanager
-def _own_state() -> Iterator[None]:
+def own_state() -> Iterator[None]:
     with TemporaryDirectory(prefix="llmbridge-", ignore_cleanup_errors=True) as directory:
         try:
             with elsewhere(Path(directory)):

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +86,36 @@ def scrub(paths: Paths, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(changed, indent=2))
     for each in () if as_json else changed:
         typer.echo(f"{each}: written anew")
+
+
+@app.command("from-cache")
+def from_cache(
+    path: Annotated[Path, typer.Argument(help="The cassette; a new file, or one that was made like this.")],
+    prompt: Annotated[str, typer.Argument(help="What was asked.")],
+    model: Annotated[str, typer.Option("-m", "--model", help="provider/name, as it was asked.")],
+    system: Annotated[str | None, typer.Option(help="The system message that was sent.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="As it was asked.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="As it was asked.")] = None,
+) -> None:
+    """Make the kept answer to a question into a recording, without a request. For providers of OpenAI's format.
+
+    The cache knows answers by a hash of all that was asked, so it has to be said again. For what has no option here:
+    llmbridge.cassette.from_cache.
+    """
+    from llmbridge.bridge import Bridge
+    from llmbridge.cache import Cache
+    from llmbridge.cassette import from_cache
+    from llmbridge.fallback import Fallback
+    from llmbridge.request import Model
+
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
+    given = {name: value for name, value in asked.items() if value is not None}
+    once = Fallback([Model(model, api_key="no-key-is-sent")], retries=0)
+    bridge = Bridge(fallback=once, ledger=None, cache=Cache())
+    kept = from_cache(path, partial(bridge.complete, messages, **given))
+    typer.echo(f"{path}: {len(kept.text)} characters of {kept.model}")
 
 
 def _files(paths: list[Path]) -> Iterator[Path]:

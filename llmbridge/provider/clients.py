@@ -39,13 +39,14 @@ CALLED_BY_SDK = frozenset(
         "text-completion-inception", "text-completion-openai", "xiaomi_mimo",
     }
 )  # fmt: skip
-# What LiteLLM refuses for these, although nobody but us asked for it.
+# What LiteLLM refuses for these, or writes into the body of what it sends, although nobody but us asked for it.
 REFUSED = frozenset(
     {
         ("bytez", "stream_options"),
         ("oci", "stream_options"),
         ("gradient_ai", "max_retries"),
         ("gradient_ai", "num_retries"),
+        ("huggingface", "num_retries"),
     }
 )
 # With one of these in the request, LiteLLM needs no variable; these providers answer without a key.
@@ -189,10 +190,12 @@ def _compact(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The request with its JSON as httpx writes it, so that both colours send the same bytes.
 
     For some providers (Anthropic) LiteLLM writes the JSON itself in one colour and leaves it to httpx in the other. A
-    signed body (AWS) stays as it is. Costs one parse, some 20 microseconds for a short prompt.
+    body that is signed, or whose length is told already (both AWS), stays as it is. Costs one parse, some 20
+    microseconds for a short prompt.
     """
     data, headers = kwargs.get("data"), kwargs.get("headers") or {}
-    if isinstance(data, str) and "AWS4-HMAC" not in str(headers.get("Authorization")):
+    told = any(name.lower() == "content-length" for name in headers)
+    if isinstance(data, str) and not told and "AWS4-HMAC" not in str(headers.get("Authorization")):
         with contextlib.suppress(ValueError):
             kwargs["data"] = json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":"))
     return kwargs

@@ -10,6 +10,8 @@ from llmbridge.exchange import Exchange
 
 # Answers that say themselves what they cost, in dollars, and are believed.
 REPORTING = ("openrouter",)
+# Whose tokens LiteLLM counts with a tokenizer of its own, without saying so.
+UNCOUNTED = ("replicate",)
 # Fields of LiteLLM's message and delta that are read by name; whatever else is set there goes along as it is.
 _NAMED = frozenset({"role", "content", "tool_calls", "function_call", "reasoning_content", "refusal"})
 
@@ -58,9 +60,13 @@ def _choice(choice: Any) -> Choice:
         **_others(said),
     )
     logprobs = getattr(choice, "logprobs", None)
+    # LiteLLM says "stop" where it does not look at the provider's word (Cohere). Beside a text the calls may be those
+    # of tools that the provider has run itself: nothing waits for them.
+    waits = calls and not said.content and choice.finish_reason == "stop"
+    ended = "tool_calls" if waits else choice.finish_reason
     return Choice(
         index=choice.index or 0,
-        finish_reason=choice.finish_reason,
+        finish_reason=ended,
         message=message,
         logprobs=_plain(logprobs) if logprobs else None,
     )
@@ -108,6 +114,7 @@ def _usage(usage: Any, *, provider: str = "", total: int = 0, estimated: bool = 
     if usage is None:
         return None
     fields: dict[str, Any] = _plain(usage)
+    estimated = estimated or provider in UNCOUNTED
     counts = [fields.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
     if not all(isinstance(count, int) and count >= 0 for count in counts) or not any(counts):
         return None

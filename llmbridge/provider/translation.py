@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import httpx
+
 from llmbridge import errors
 from llmbridge.exchange import Exchange
 from llmbridge.provider.headers import exhausted_s, request_id, retry_after_s
@@ -98,29 +100,36 @@ def translate(exc: BaseException, exchange: Exchange, *, model: str) -> Translat
             exchange.requests = 0  # counted before the transport refused to send it
             return errors.CassetteMiss(str(link))  # a new one: that one's traceback holds the request, with the key
     names = _class_names(exc)
-    status = exchange.status if exchange.watched else _claimed_status(exc)
+    # Where LiteLLM used a client of its own, httpx's exception knows what was on the wire, if there is one.
+    response = exchange.response if exchange.watched else _response(exc)
+    status = response.status_code if response is not None else None if exchange.watched else _claimed_status(exc)
+    headers = response.headers if response is not None else {}
     # Below 400 there is a redirect, a 200 with an error inside, or a 200 that nobody can read: the class speaks.
     kind = _by_status(status, names) if status is not None and status >= 400 else _by_class(names, exchange)
     sent = exchange.sent and not (exchange.response is None and names & NOT_SENT)
     if not exchange.watched and kind is errors.BadRequest and not _heard_back(exc):
         sent = False
-    wait_s = retry_after_s(exchange.headers)
+    wait_s = retry_after_s(headers)
     if wait_s is None and kind is errors.ProviderRateLimited:
-        wait_s = exhausted_s(exchange.headers)
+        wait_s = exhausted_s(headers)
     log.debug("%s failed: %s", model, redact(f"{type(exc).__module__}.{type(exc).__qualname__}: {exc}"))
     return kind(
-        _sentence(kind, exc, exchange, model, sent),
+        _sentence(kind, exc, exchange, model, status, sent),
         model=model,
         provider=exchange.provider,
         status=status,
         retry_after_s=wait_s,
-        request_id=redact(request_id(exchange.headers) or "") or None,
+        request_id=redact(request_id(headers) or "") or None,
         sent=sent,
     )
 
 
+def _response(exc: BaseException) -> httpx.Response | None:
+    return next((link.response for link in _chain(exc) if isinstance(link, httpx.HTTPStatusError)), None)
+
+
 def _claimed_status(exc: BaseException) -> int | None:
-    """The status that LiteLLM tells, where it used a client of its own; its 500s are mostly invented."""
+    """The status that LiteLLM tells; its 500s are mostly invented."""
     status = getattr(exc, "status_code", None)
     return status if isinstance(status, int) and status >= 400 and status != 500 else None
 
@@ -168,7 +177,9 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
             links += [link.__cause__, link.__context__, getattr(link, "original_exception", None)]
 
 
-def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Exchange, model: str, sent: bool) -> str:
+def _sentence(
+    kind: type[errors.ProviderError], exc: BaseException, exchange: Exchange, model: str, status: int | None, sent: bool
+) -> str:
     # LiteLLM puts whole tracebacks, with this machine's paths, into its messages. Where nothing was sent, the reason is
     # further down: what stands on top may be the second try that was refused.
     reason = exc if sent else next((link for link in _chain(exc) if type(link).__name__ in NOT_SENT), exc)
@@ -181,7 +192,7 @@ def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Ex
     if kind is errors.AuthenticationFailed and not sent:
         return f"{model} was not asked, there is no key: {words}"
     if kind is errors.AuthenticationFailed:
-        return f"{model} refused the key (HTTP {exchange.status or 'none'}): {words}"
+        return f"{model} refused the key (HTTP {status or 'none'}): {words}"
     if not exchange.sent:
         return f"{model} was not asked: {words}"
     if not sent:
@@ -190,6 +201,6 @@ def _sentence(kind: type[errors.ProviderError], exc: BaseException, exchange: Ex
         return f"{model} did not answer in time: {words}"
     if type(exc).__name__ == "BrokenOff":
         return f"{model} broke off: {words}"
-    if exchange.status is not None and exchange.status < 400:
-        return f"{model} answered HTTP {exchange.status} with something that is not an answer: {words}"
-    return f"{model} answered HTTP {exchange.status}: {words}" if exchange.status else f"{model} broke off: {words}"
+    if status is not None and status < 400:
+        return f"{model} answered HTTP {status} with something that is not an answer: {words}"
+    return f"{model} answered HTTP {status}: {words}" if status else f"{model} broke off: {words}"

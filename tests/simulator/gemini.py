@@ -53,13 +53,21 @@ def events(asked: Asked, reply: Reply) -> list[bytes]:
 
 
 def embedding(asked: Asked, reply: Reply) -> dict[str, Any]:
-    """One vector (embedContent) or one per request (batchEmbedContents)."""
+    """One vector (embedContent), one per request (batchEmbedContents), or one per instance (Vertex's predict)."""
+    if asked.verb == "predict":
+        return _predictions(asked, reply)
     requests = asked.body.get("requests") or [asked.body]
     vectors = reply.vectors or [vector(row, _size(each)) for row, each in enumerate(requests)]
     values = [{"values": list(row)} for row in vectors]
     if asked.verb == "embed":
         return {"embedding": values[0]}
     return {"embeddings": values}
+
+
+def _predictions(asked: Asked, reply: Reply) -> dict[str, Any]:
+    vectors = reply.vectors or [vector(row, 8) for row in range(len(asked.body.get("instances") or [None]))]
+    counted = {"statistics": {"token_count": reply.input_tokens, "truncated": False}} if reply.usage else {}
+    return {"predictions": [{"embeddings": {**counted, "values": list(row)}} for row in vectors]}
 
 
 def error(code: int, cause: Cause = "status", key: str = "") -> tuple[int, dict[str, Any]]:

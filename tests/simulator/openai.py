@@ -48,7 +48,10 @@ def events(asked: Asked, reply: Reply) -> list[bytes]:
         for index, text in enumerate(texts)
         for choice in _deltas(index, text, reply)
     ]
-    if wants_usage and reply.usage:
+    if reply.usage_unasked:
+        *_, last = _deltas(0, texts[0], reply)
+        sent[-1] = sse({**frame, "choices": [last], "usage": _usage(reply)})
+    elif wants_usage and reply.usage:
         sent.append(sse({**frame, "choices": [], "usage": _usage(reply)}))
     return [*sent, b"data: [DONE]\n\n"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal
 
-from . import anthropic, gemini, ollama, openai
+from . import anthropic, bedrock, cohere, gemini, huggingface, ollama, openai, replicate
 from .steps import Fault, Reply, Step
-from .wire import Asked, Seen, encode
+from .wire import EMBEDDING, Asked, Seen, encode
 
 
 JSON = "application/json"
@@ -18,6 +18,10 @@ FORMATS: dict[str, Any] = {
     "anthropic": anthropic,
     "gemini": gemini,
     "ollama": ollama,
+    "cohere": cohere,
+    "replicate": replicate,
+    "bedrock": bedrock,
+    "huggingface": huggingface,
 }
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -51,7 +55,7 @@ def _right(asked: Asked, reply: Reply) -> Play:
         parts = [*events[:-1], events[-1] + LAST_CHUNK]
         head = _head(200, format.STREAM_TYPE, None, headers)
         return Play(head, parts, delay_s=reply.delay_s, gap_s=reply.gap_s)
-    make = format.embedding if asked.verb in ("embed", "embed_many") else format.plain
+    make = format.embedding if asked.verb in EMBEDDING else format.plain
     return replace(_whole(200, encode(make(asked, reply)), JSON, headers), delay_s=reply.delay_s)
 
 

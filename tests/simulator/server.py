@@ -14,12 +14,12 @@ from .wire import Seen, understand
 
 
 class Simulator:
-    """Answer on loopback like OpenAI, Anthropic, Gemini and Ollama, as scripted.
+    """Answer on loopback like OpenAI, Anthropic, Gemini, Vertex AI, Ollama, Cohere, Replicate and Bedrock, as scripted.
 
     Every request that a format knows takes the next step of the script, in order of arrival; the last
     step repeats; without a script all get Reply(). Unknown paths take no step; nor do Ollama's /api/show
-    requests, which LiteLLM sends unasked, some from a background thread after the call has returned: they
-    are kept apart in `lookups`.
+    requests, which LiteLLM sends unasked, some from a background thread after the call has returned, nor looks
+    at a prediction of Replicate's: they are kept apart in `lookups`.
     All methods may be called from any thread; the waiting ones block it, so async tests use
     `await asyncio.to_thread(sim.wait_for_requests, 1)`.
     """
@@ -110,10 +110,11 @@ class Simulator:
 
     def _arrived(self, seen: Seen) -> tuple[Play, Callable[[], None]]:
         asked = understand(seen)
-        looking = asked is not None and asked.verb == "show"
+        looking = asked is not None and asked.verb in ("show", "poll")
         with self._changed:
             (self._lookups if looking else self._requests).append(seen)
-            step = self._script[min(self._taken, len(self._script) - 1)]
+            # Who looks at a prediction gets the step that was taken when it was started.
+            step = self._script[min(max(self._taken - looking, 0), len(self._script) - 1)]
             self._taken += asked is not None and not looking
             round = self._round
             self._changed.notify_all()

@@ -16,14 +16,15 @@ _UNSAID = "\0"
 
 @dataclass(frozen=True)
 class Reply:
-    """A right answer, said once for all four formats.
+    """A right answer, said once for all formats.
 
     *text* is "Trout." unless *pieces*, *tool_calls* or a *refusal* stand in for it. *pieces* are the
     text's stream chunks. *input_tokens* include *cached_tokens* and *output_tokens* include
     *reasoning_tokens*, whatever the format itself counts apart. *texts* are several choices; without
     them a request for n choices gets *text*, then *text* with " (2)", " (3)", ... behind it. A format that
-    lacks a word for something leaves it out: *logprobs* exist for OpenAI only, a *refusal* is plain
-    text outside OpenAI, and Ollama can't say content_filter.
+    lacks a word for something leaves it out: *logprobs* exist for OpenAI only, *reasoning* for the first four,
+    a *refusal* is plain text outside OpenAI, and Ollama can't say content_filter. *usage_unasked*: an OpenAI
+    stream has its usage in the chunk with the finish, asked for or not, as Mistral's do.
     """
 
     text: str = _UNSAID
@@ -36,6 +37,7 @@ class Reply:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     usage: bool = True
+    usage_unasked: bool = False
     texts: Sequence[str] | None = None
     logprobs: bool = False
     refusal: str | None = None

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 
-Format = Literal["openai", "anthropic", "gemini", "ollama"]
-Verb = Literal["chat", "generate", "embed", "embed_many", "show"]
+Format = Literal["openai", "anthropic", "gemini", "ollama", "cohere", "replicate", "bedrock", "huggingface"]
+Verb = Literal["chat", "generate", "embed", "embed_many", "predict", "show", "poll"]
+EMBEDDING = ("embed", "embed_many", "predict")
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,17 @@ class Seen:
     @property
     def key(self) -> str:
         """The API key that came with it, from wherever its format puts it; "" if none."""
-        bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
+        bearer = self.headers.get("authorization", "").rpartition(" ")[2]
         header = self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
         return header or bearer or self.query.get("key", "")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request understood: which format, which verb, which model, streaming or not."""
+    """A request understood: which format, which verb, which model, streaming or not.
+
+    *home* is this server's own address, as the client spelt it.
+    """
 
     format: Format
     verb: Verb
@@ -43,6 +47,7 @@ class Asked:
     stream: bool
     body: Mapping[str, Any]
     key: str = ""
+    home: str = ""
 
 
 _GEMINI = re.compile(r"/models/(?P<model>[^:]+):(?P<method>\w+)$")
@@ -51,7 +56,10 @@ _GEMINI_VERBS: dict[str, Verb] = {
     "streamGenerateContent": "chat",
     "embedContent": "embed",
     "batchEmbedContents": "embed_many",
+    "predict": "predict",
 }
+_BEDROCK = re.compile(r"/model/(?P<model>.+)/(?P<method>converse|converse-stream|invoke)$")
+_REPLICATE = re.compile(r"(/models/(?P<model>.+))?/predictions(?P<id>/\w+)?$")
 _ENDINGS: tuple[tuple[str, Format, Verb], ...] = (
     ("/chat/completions", "openai", "chat"),
     ("/embeddings", "openai", "embed"),
@@ -60,16 +68,25 @@ _ENDINGS: tuple[tuple[str, Format, Verb], ...] = (
     ("/api/generate", "ollama", "generate"),
     ("/api/embed", "ollama", "embed"),
     ("/api/show", "ollama", "show"),
+    ("/v2/chat", "cohere", "chat"),
+    ("/v2/embed", "cohere", "embed"),
 )
 
 
 def understand(seen: Seen) -> Asked | None:
     """Tell the format from the path's end; None for what no provider here answers."""
     body = seen.body if isinstance(seen.body, dict) else {}
+    if match := _REPLICATE.search(seen.path):
+        return _replicate(match, body, seen)
     if seen.method != "POST":
         return None
     if match := _GEMINI.search(seen.path):
         return _gemini(match, body, seen.key)
+    if "/pipeline/feature-extraction/" in seen.path:
+        return Asked("huggingface", "embed", seen.path.partition("feature-extraction/")[2], False, body, seen.key)
+    if match := _BEDROCK.search(seen.path):
+        verb: Verb = "embed" if match["method"] == "invoke" else "chat"
+        return Asked("bedrock", verb, match["model"], match["method"] == "converse-stream", body, seen.key)
     for ending, format, verb in _ENDINGS:
         if seen.path.endswith(ending):
             # Ollama streams unless told not to; the others don't unless told to.
@@ -84,6 +101,13 @@ def _gemini(match: re.Match[str], body: Mapping[str, Any], key: str) -> Asked | 
         return None
     stream = method.startswith("stream")
     return Asked("gemini", _GEMINI_VERBS[method], unquote(match["model"]), stream, body, key)
+
+
+def _replicate(match: re.Match[str], body: Mapping[str, Any], seen: Seen) -> Asked:
+    """A prediction that is started, or looked at."""
+    verb: Verb = "poll" if match["id"] else "chat"
+    home = f"http://{seen.headers.get('host', '')}"
+    return Asked("replicate", verb, match["model"] or "", False, body, seen.key, home)
 
 
 def encode(value: Any) -> bytes:
