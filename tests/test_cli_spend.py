@@ -137,7 +137,9 @@ def test_nothing_spent_is_said_beside_the_output(tmp_path: Path) -> None:
     [
         (("--by", "modle"), "--by modle is none of model, provider, "),
         (("--since", "yesterday"), "'yesterday' is no time; write it as 2026-11-01"),
+        (("--by", "tag:"), "--by tag: is none of model"),
         (("--since", "2026-13-01"), "'2026-13-01' is no time"),
+        (("--since", "999999w"), "'999999w' is no time"),
         (("--zone", "Mars/Base"), "there is no time zone 'Mars/Base'"),
         (("--csv", "--json"), "--json, --csv and --plot exclude each other"),
         (("--plot", "--by", "model"), "--plot draws days"),

@@ -29,7 +29,7 @@ def spend(
     ] = None,
     since: Since = None,
     until: Until = None,
-    zone: Annotated[str, typer.Option(help="Whose days, weeks and months.")] = "UTC",
+    zone: Annotated[str, typer.Option(help="Whose dates, days, weeks and months.")] = "UTC",
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a bar for each day.")] = False,
@@ -64,7 +64,7 @@ def spend(
 def _groups(by: Sequence[str], *, plot: bool) -> list[str]:
     """*by*, in which a misspelt name is not taken for a tag."""
     for name in by:
-        if name not in GROUPS and not name.removeprefix("tag:") != name:
+        if name not in GROUPS and name.removeprefix("tag:") in ("", name):
             raise ValueError(f"--by {name} is none of {', '.join(GROUPS)}; a tag is --by tag:{name}")
     if plot and list(by) not in ([], ["day"]):
         raise ValueError("--plot draws days: leave --by out")
