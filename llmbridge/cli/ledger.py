@@ -119,7 +119,7 @@ def tail(
                 if as_json:
                     printing.as_json(data(record), indent=None)
                 else:
-                    typer.echo(_line(record))
+                    printing.screen().print(_line(record), markup=False, no_wrap=True, overflow="crop")
         except KeyboardInterrupt:
             return
 
@@ -140,7 +140,7 @@ def _ending(book: ReadOnlyLedger, limit: int) -> Iterator[CallRecord]:
 
 def _line(record: CallRecord) -> str:
     ended = datetime.fromtimestamp(record.started_at + record.duration_s, UTC)
-    attempts = f"{len(record.attempts)} attempt{'s' * (len(record.attempts) != 1)}"
+    attempts = f"{len(record.attempts)} attempts" if len(record.attempts) > 1 else ""
     said = (
         f"{ended:%H:%M:%SZ}", record.id[:SHORT], record.model or ", ".join(record.models), what(record), attempts,
         tokens(record), show_usd(record.cost_usd), f"{record.duration_s:.2f} s", tags(record),
