@@ -105,3 +105,13 @@ def file_system(directory: Path) -> str:
         if (resolved + "/").startswith(point) and len(point) >= len(best):
             best, kind = point, name
     return kind
+
+
+def mode_to_read(database: Path) -> str:
+    """SQLite's `mode` for a connection that is to change nothing in *database*, and leave nothing beside it.
+
+    "ro" beside a -wal, since the last to close would move what is in it into the database. Without one, "ro" would
+    leave an empty -wal behind, which "rw" takes away again: PRAGMA query_only keeps that one from writing.
+    """
+    wal = database.with_name(f"{database.name}-wal")
+    return "ro" if wal.exists() and wal.stat().st_size else "rw"

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,14 +37,18 @@ class Done:
         return json.loads(self.out)
 
 
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def run(*arguments: object, columns: int | None = None) -> Done:
-    """`llmbridge ARGUMENTS` through a pipe, or on a screen of so many columns."""
-    out, err = io.StringIO(), io.StringIO()
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    environment |= {} if columns is None else {"COLUMNS": str(columns)}
+    """`llmbridge ARGUMENTS` through a pipe, or on a screen of so many columns, without its colours."""
+    out, err = io.StringIO() if columns is None else Screen(), io.StringIO()
+    environment = {"COLUMNS": str(columns or 40), "TERM": "xterm"}  # a pipe has no width, whatever the shell's is
     with (
         patch.object(sys, "argv", ["llmbridge", *map(str, arguments)]),
-        patch.dict(os.environ, environment, clear=True),
+        patch.dict(os.environ, environment),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -52,7 +57,8 @@ def run(*arguments: object, columns: int | None = None) -> Done:
             code: Any = 0
         except SystemExit as end:
             code = end.code or 0
-    return Done(code, out.getvalue(), err.getvalue())
+    printed = out.getvalue() if columns is None else re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    return Done(code, printed, err.getvalue())
 
 
 def files(directory: Path) -> dict[str, tuple[int, bytes]]:

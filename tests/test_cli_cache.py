@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def test_show_has_one_answer_in_full(kept: Path) -> None:
     assert done.out.startswith(f"key            {key(2)}\nmodel          anthropic/claude-haiku-4-5\n")
     assert done.out.endswith("\n\nEel.\n")
     assert run("cache", "show", key(3), "--json").json["answer"] == [0.5, 0.25]
+    assert run("cache", "show", key(3)).out.endswith("\n\n[0.5, 0.25]\n")
     assert (run("cache", "show", "zz").code, run("cache", "show", "zz").err) == (1, "No keys begin with zz.\n")
     assert run("cache", "show", "").err.startswith("Several keys begin with .\n")
 
@@ -160,6 +162,20 @@ def test_a_read_only_cache_keeps_nothing_and_counts_for_itself(kept: Path) -> No
     cache.close()
 
     assert files(kept) == before
+
+
+def test_show_has_an_answer_that_is_no_text_as_json(tmp_path: Path) -> None:
+    message = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "fish", "arguments": "{}"}}]}
+    choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
+    cache = Cache(tmp_path)
+    answer = Completion.model_validate({"id": "x", "model": "m", "created": 1, "choices": [choice]})
+    assert cache.remember(key(1), entry("", answer=answer))
+    cache.close()
+
+    out = run("cache", "show", key(1), "--cache", tmp_path).out
+
+    shown = json.loads(out.split("\n\n", 1)[1])
+    assert shown["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "fish"
 
 
 def test_entries_leave_out_what_would_not_be_served(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_export_writes_over_no_file(book: Path) -> None:
 
     done = run("ledger", "export", "-o", book)
 
-    assert (done.code, done.err) == (2, f"{book} cannot be made: File exists\n")
+    assert (done.code, done.err) == (1, f"{book} cannot be written: File exists\n")
     assert book.read_bytes() == before
 
 
@@ -197,6 +197,46 @@ def test_tail_in_json_is_a_line_a_call() -> None:
         with tailing("--json") as process:
             assert process.stdout is not None
             assert json.loads(process.stdout.readline())["cost_usd"] == "0.1"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda book, now: book.records(limit=20),
+        lambda book, now: book.records(since=now - timedelta(hours=1), ended_since=now - timedelta(minutes=1)),
+        lambda book, now: book.records(id="0" * 31),
+        lambda book, now: book.spend("model", since=now - timedelta(hours=6)),
+        lambda book, now: book.balance(),
+    ],
+    ids=["latest", "ended", "one", "spend", "balance"],
+)
+def test_what_is_asked_of_lately_costs_no_more_in_a_long_ledger(
+    ask: Callable[[ReadOnlyLedger, datetime], object], short_and_long: tuple[Path, Path]
+) -> None:
+    steps = [0, 0]
+    for number, path in enumerate(short_and_long):
+        with ReadOnlyLedger(path, clock=lambda: START) as book:
+            ask(book, datetime.fromtimestamp(START, UTC))
+
+            def count(number: int = number) -> None:
+                steps[number] += 1
+
+            book._file._thread().connection.set_progress_handler(count, 10)
+            ask(book, datetime.fromtimestamp(START, UTC))
+
+    assert 0 < steps[1] < 1.5 * steps[0] + 100
+
+
+@pytest.fixture(scope="module")
+def short_and_long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two ledgers of a call each ten minutes, until the same moment: 50 and 1,000 of them."""
+    paths = tuple(tmp_path_factory.mktemp("books") / f"{count}.db" for count in (50, 1000))
+    for path, count in zip(paths, (50, 1000), strict=True):
+        with Story(path, START - 600.0 * count) as story:
+            for number in range(count):
+                story.now += 600.0
+                story.call(f"{number:032x}", "0.0001", user=f"user {number % 5}")
+    return paths[0], paths[1]
 
 
 def test_records_are_found_by_their_end_and_by_how_their_id_begins(book: Path) -> None:

@@ -53,19 +53,19 @@ def test_groups_come_dearest_first_and_with_their_total() -> None:
     ]
 
 
-def test_json_and_csv_say_the_same() -> None:
+def test_json_and_csv_say_the_same_with_days_in_their_order() -> None:
     as_json = run("spend", "--by", "day", "--json").json
     as_csv = list(csv.DictReader(io.StringIO(run("spend", "--by", "day", "--csv").out)))
 
     assert [(each["of"]["day"], each["cost_usd"]) for each in as_json] == [
         ("2026-03-02", "1"),
-        ("2026-03-05", "0.5"),
         ("2026-03-03", "0.25"),
+        ("2026-03-05", "0.5"),
     ]
     assert [(each["day"], Decimal(each["cost_usd"])) for each in as_csv] == [
         (each["of"]["day"], Decimal(each["cost_usd"])) for each in as_json
     ]
-    assert [each["attempts"] for each in as_csv] == ["1", "1", "3"]
+    assert [each["attempts"] for each in as_csv] == ["1", "3", "1"]
 
 
 def test_a_period_is_said_by_dates_and_ends_before_its_end() -> None:
@@ -137,7 +137,9 @@ def test_nothing_spent_is_said_beside_the_output(tmp_path: Path) -> None:
     [
         (("--by", "modle"), "--by modle is none of model, provider, "),
         (("--since", "yesterday"), "'yesterday' is no time; write it as 2026-11-01"),
+        (("--by", "tag:"), "--by tag: is none of model"),
         (("--since", "2026-13-01"), "'2026-13-01' is no time"),
+        (("--since", "999999w"), "'999999w' is no time"),
         (("--zone", "Mars/Base"), "there is no time zone 'Mars/Base'"),
         (("--csv", "--json"), "--json, --csv and --plot exclude each other"),
         (("--plot", "--by", "model"), "--plot draws days"),

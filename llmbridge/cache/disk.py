@@ -26,13 +26,14 @@ from typing import Any
 import diskcache  # type: ignore[import-untyped]
 
 from llmbridge.cache.entry import LARGEST_BYTES, Foreign
+from llmbridge.home import mode_to_read
 
 
 # As diskcache's get() asks when its eviction policy wants no access times; which takes 5 microseconds more.
 TEXT = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
 ROWS = (
     "SELECT tag, key, raw, mode, filename, value FROM Cache"
-    " WHERE key >= ? AND key < ? AND (expire_time IS NULL OR expire_time > ?)"
+    " WHERE {key} >= ? AND {key} < ? AND (expire_time IS NULL OR expire_time > ?)"
 )
 BUSY_S = 0.01  # how long SQLite itself waits for other processes; store.py has the patience
 OPEN_S = 1.0  # how long opening does
@@ -168,7 +169,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             self._disk: Any = TextDisk(directory)
             self._txn_id = None
             (self._page_size,) = self._patiently("PRAGMA page_size").fetchone()
-            self._patiently(f"{ROWS} LIMIT 0", ("", "", 0))  # or it is no cache
+            self._patiently(ROWS.format(key="key"), ("", "", 0))  # or it is no cache
             self._ready = True
             return
         super().__init__(directory, disk=TextDisk, **self._ours)
@@ -178,8 +179,10 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     @property
     def _con(self) -> sqlite3.Connection:
         if self._connection is None:
+            path = Path(self._directory, DATABASE).absolute()
+            uri = f"{path.as_uri()}?mode={mode_to_read(path) if self._read_only else 'rwc'}"
             self._connection = sqlite3.connect(
-                self._uri(), uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+                uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
             # rot inside a text is for the checksum to find: an error here would be one of the whole database
             self._connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
@@ -190,13 +193,6 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             if self._read_only:
                 self._connection.execute("PRAGMA query_only = ON")
         return self._connection
-
-    def _uri(self) -> str:
-        """The file, and how SQLite opens it: to read only as ledger/sqlite.py does, and for its reasons."""
-        path = Path(self._directory, DATABASE).absolute()
-        wal = path.with_name(f"{DATABASE}-wal")
-        beside = self._read_only and wal.exists() and wal.stat().st_size
-        return f"{path.as_uri()}?mode={'ro' if beside else 'rw' if self._read_only else 'rwc'}"
 
     @property
     def _sql_retry(self) -> Callable[..., sqlite3.Cursor]:
@@ -275,7 +271,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def latest(self, key: str) -> Iterator[tuple[Any, ...]]:
         """(about, key, raw, mode, file's name, value) of every row whose key begins with *key* and whose time is not
         over, the latest first."""
-        yield from self._sql(f"{ROWS} ORDER BY store_time DESC", (key, f"{key}\U0010ffff", time.time()))
+        chosen = ROWS.format(key="key" if key else "+key")  # all of them: by the index of times, which +key is none of
+        yield from self._sql(f"{chosen} ORDER BY store_time DESC", (key, f"{key}\U0010ffff", time.time()))
 
     def remove_rows(self, rowids: list[int]) -> None:
         """Remove rows and their files."""

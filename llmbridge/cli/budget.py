@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from llmbridge.cli.options import AsJson, LedgerPath, asked, moment, written
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from llmbridge.ledger import Balance, Budget, ReadOnlyLedger
+    from llmbridge.ledger import Balance, Budget, Ledger, ReadOnlyLedger
 
 app = typer.Typer(help="See where budgets stand, and set their limits.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="As the program names it, or its text, such as '$5/day'.")]
@@ -111,29 +112,27 @@ def tree(as_json: AsJson = False, ledger: LedgerPath = None) -> None:
     Exit code: 0, 1 for a failure, 2 for wrong usage.
     """
     with asked(ledger) as book:
-        grown = [(budget, book.balance(budget)) for budget in book.budgets()]
+        grown = [_branch(each.name, each.per, book.balance(each)) for each in book.budgets()]
     if as_json:
-        printing.as_json([_branch(budget.name, list(budget.per), balances) for budget, balances in grown])
-        return
-    rows = [row for budget, balances in grown for row in _lines(_branch(budget.name, list(budget.per), balances))]
-    if rows:
+        printing.as_json(grown)
+    elif grown:
+        rows = [row for node in grown for row in _lines(node)]
         printing.table(rows, right=("spent", "held", "limit", "used"), spare=("held", " "))
     else:
         typer.echo("No budget has counted a call yet.", err=True)
 
 
-def _set(name: str, limit: str, until: str | None, reason: str, as_json: bool, ledger: Any) -> None:
+def _set(name: str, limit: str, until: str | None, reason: str, as_json: bool, path: Path | None) -> None:
     from llmbridge.ledger.budget import parse_amount
 
     amount = None if limit == "default" else limit
     unit = None if amount is None else parse_amount(amount)[0]
-    with asked(ledger) as book:
+    with written(path) as book:
         budgets = _named(book, name)
         budget = next((each for each in budgets if each.unit == unit), budgets[0])
-    ends = moment(until, budget.zone, ahead=True)
-    if ends is not None and ends <= datetime.now(ends.tzinfo):
-        raise ValueError(f"--until {until} is over; give a time to come, or a length such as 2h")
-    with written(ledger) as book:
+        ends = moment(until, budget.zone, ahead=True)
+        if ends is not None and ends <= datetime.now(ends.tzinfo):
+            raise ValueError(f"--until {until} is over; give a time to come, or a length such as 2h")
         book.set_limit(budget, amount, until=ends, reason=reason)
         change = book.changes()[-1]
     if as_json:
@@ -142,7 +141,7 @@ def _set(name: str, limit: str, until: str | None, reason: str, as_json: bool, l
         typer.echo(_change(change))
 
 
-def _named(book: ReadOnlyLedger, name: str) -> list[Budget]:
+def _named(book: Ledger | ReadOnlyLedger, name: str) -> list[Budget]:
     """The budgets of that name. Raises LedgerError if there is none."""
     from llmbridge.errors import LedgerError
     from llmbridge.ledger.budget import known_as
@@ -191,7 +190,7 @@ def _used(taken: int, limit: int) -> dict[str, str | Text]:
     return {"used": Text(f"{share:.0%}", style=style), " ": Text(bar(0.0, min(share, 1.0), 1.0, BAR), style=style)}
 
 
-def _branch(name: str, per: list[str], balances: Sequence[Balance], depth: int = 0) -> dict[str, Any]:
+def _branch(name: str, per: Sequence[str], balances: Sequence[Balance], depth: int = 0) -> dict[str, Any]:
     """A node of the tree: its sums, and below it a node for each value of the next tag."""
     below: list[dict[str, Any]] = []
     if per[depth:]:

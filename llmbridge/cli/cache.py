@@ -97,7 +97,10 @@ def show(
             typer.echo(f"{name:<15}{_said(value)}")
     typer.echo()
     answer = _answer(entry)
-    typer.echo(entry.completion.text if isinstance(answer, dict) else str(answer))
+    if isinstance(answer, dict) and entry.completion.text:
+        typer.echo(entry.completion.text)
+    else:  # a vector, or an answer that is no text, such as a tool call
+        printing.as_json(answer, indent=2 if isinstance(answer, dict) else None)
 
 
 @app.command()

@@ -83,7 +83,7 @@ def _table(found: Sequence[CallRecord]) -> None:
     lines: list[dict[str, str | Text]] = [
         {
             "call": each.id[:short],
-            "started": f"{datetime.fromtimestamp(each.started_at).astimezone():%m-%d %H:%M}",
+            "started UTC": f"{datetime.fromtimestamp(each.started_at, UTC):%m-%d %H:%M}",
             "model": each.model or (each.models[0] if each.models else ""),
             "outcome": Text(what(each), style="red" if each.outcome in ("failed", "cancelled") else ""),
             "attempts": str(len(each.attempts)),
@@ -96,14 +96,14 @@ def _table(found: Sequence[CallRecord]) -> None:
         for each in found
     ]
     printing.table(
-        lines, right=("attempts", "cost", "s", "tokens"), spare=("trace", "tags", "tokens", "attempts", "started")
+        lines, right=("attempts", "cost", "s", "tokens"), spare=("trace", "tags", "tokens", "attempts", "started UTC")
     )
 
 
 def _whole(record: CallRecord) -> None:
     from llmbridge.cli.tree import rows, tree
 
-    started = datetime.fromtimestamp(record.started_at).astimezone()
+    started = datetime.fromtimestamp(record.started_at, UTC)
     about = {
         "call": record.id,
         "started": f"{started:%Y-%m-%d %H:%M:%S %Z}",

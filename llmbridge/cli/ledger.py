@@ -73,7 +73,8 @@ def export(
             with output.open("x", encoding="utf-8", newline="") as file:
                 count = book.export(file, format, since=start)
         except OSError as error:
-            raise ValueError(f"{output} cannot be made: {error.strerror}") from None
+            typer.echo(f"{output} cannot be written: {error.strerror}", err=True)
+            raise typer.Exit(1) from None
     typer.echo(f"{output}: {count:,} attempts", err=True)
 
 
@@ -118,7 +119,7 @@ def tail(
                 if as_json:
                     printing.as_json(data(record), indent=None)
                 else:
-                    typer.echo(_line(record))
+                    printing.screen().print(_line(record), markup=False, no_wrap=True, overflow="crop")
         except KeyboardInterrupt:
             return
 
@@ -138,10 +139,10 @@ def _ending(book: ReadOnlyLedger, limit: int) -> Iterator[CallRecord]:
 
 
 def _line(record: CallRecord) -> str:
-    ended = datetime.fromtimestamp(record.started_at + record.duration_s).astimezone()
-    attempts = f"{len(record.attempts)} attempt{'s' * (len(record.attempts) != 1)}"
+    ended = datetime.fromtimestamp(record.started_at + record.duration_s, UTC)
+    attempts = f"{len(record.attempts)} attempts" if len(record.attempts) > 1 else ""
     said = (
-        f"{ended:%H:%M:%S}", record.id[:SHORT], record.model or ", ".join(record.models), what(record), attempts,
+        f"{ended:%H:%M:%SZ}", record.id[:SHORT], record.model or ", ".join(record.models), what(record), attempts,
         tokens(record), show_usd(record.cost_usd), f"{record.duration_s:.2f} s", tags(record),
     )  # fmt: skip
     return printing.plain("  ".join(filter(None, said)))

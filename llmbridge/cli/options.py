@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LedgerPath = Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="Another ledger than the default.")]
 Since = Annotated[
-    str | None, typer.Option(metavar="WHEN", help="From then on: 2026-11-01, 2026-11-01T12:00, or 7d, 24h, 30m ago.")
+    str | None,
+    typer.Option(metavar="WHEN", help="From then on: 2026-11-01 or 2026-11-01T12:00, of UTC, or 7d, 24h, 30m ago."),
 ]
 Until = Annotated[str | None, typer.Option(metavar="WHEN", help="Up to then, which is not in it; as --since.")]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -29,10 +28,10 @@ WIDE = 160
 
 
 def screen() -> Console:
-    """Standard output: as wide as the terminal, or as COLUMNS says; a file or a pipe has room for everything."""
+    """Standard output: as wide as the terminal; a file or a pipe has room for everything, whatever COLUMNS says."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
 
 
 def table(

@@ -18,7 +18,8 @@ from llmbridge.cli.options import AsJson, LedgerPath, Since, Until, asked, momen
 if TYPE_CHECKING:
     from llmbridge.ledger import Spend
 
-GROUPS = ("model", "provider", "verb", "call", "hour", "day", "week", "month")
+PERIODS = ("hour", "day", "week", "month")
+GROUPS = ("model", "provider", "verb", "call", *PERIODS)
 FIGURES = ("calls", "attempts", "cost", "uncertain", "unpriced", "saved", "tokens")
 BAR = 50
 
@@ -29,13 +30,13 @@ def spend(
     ] = None,
     since: Since = None,
     until: Until = None,
-    zone: Annotated[str, typer.Option(help="Whose days, weeks and months.")] = "UTC",
+    zone: Annotated[str, typer.Option(help="Whose dates, days, weeks and months.")] = "UTC",
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a bar for each day.")] = False,
     ledger: LedgerPath = None,
 ) -> None:
-    """Say what was spent, in groups, dearest first. The ledger is only read.
+    """Say what was spent, in groups: dearest first, days in their order. The ledger is only read.
 
     Example: llmbridge spend --by model --by tag:user --since 7d
 
@@ -49,6 +50,8 @@ def spend(
         found = book.spend(groups, since=start, until=end, zone=zone)
         # Not the sum of the groups: a call of two models is in both of theirs.
         total = book.spend(since=start, until=end) if len(found) > 1 and not (as_json or as_csv) else []
+    if groups and groups[0] in PERIODS:
+        found.sort(key=lambda each: str(each.of[groups[0]]))  # of one day, the dearest stays first
     if as_json:
         printing.as_json([asdict(each) for each in found])
     elif as_csv:
@@ -64,7 +67,7 @@ def spend(
 def _groups(by: Sequence[str], *, plot: bool) -> list[str]:
     """*by*, in which a misspelt name is not taken for a tag."""
     for name in by:
-        if name not in GROUPS and not name.removeprefix("tag:") != name:
+        if name not in GROUPS and name.removeprefix("tag:") in ("", name):
             raise ValueError(f"--by {name} is none of {', '.join(GROUPS)}; a tag is --by tag:{name}")
     if plot and list(by) not in ([], ["day"]):
         raise ValueError("--plot draws days: leave --by out")

@@ -27,6 +27,7 @@ import weakref
 from pathlib import Path
 
 from llmbridge.errors import LedgerBusy, LedgerCorrupt, LedgerError
+from llmbridge.home import mode_to_read
 from llmbridge.ledger.place import identity, prepare, require, sync_directory
 from llmbridge.ledger.schema import ADVICE, PAGE_BYTES, begin_log, is_new, migrate
 from llmbridge.ledger.transaction import ALONE, DAMAGE, READ, WRITE, Connection, Thread, Transaction
@@ -226,7 +227,9 @@ class File:
 
     def _connect(self) -> Thread:
         try:
-            uri = f"{self.path.absolute().as_uri()}?mode={self._mode()}"
+            # never rwc: a file that vanished must not come back as an empty one
+            mode = mode_to_read(self.path) if self.read_only else "rw"
+            uri = f"{self.path.absolute().as_uri()}?mode={mode}"
             db = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as exc:
             error = self.translated(exc)
@@ -251,15 +254,6 @@ class File:
                     raise
                 error = self.translated(exc)
         raise error from None
-
-    def _mode(self) -> str:
-        """How SQLite is to open the file: never by making it, since one that vanished must not come back empty.
-
-        To read only is "ro" beside a -wal: the last to close would move what is in it into the database. Without one,
-        "ro" would leave an empty -wal behind, which "rw" takes away again.
-        """
-        wal = self._wal_path
-        return "ro" if self.read_only and wal.exists() and wal.stat().st_size else "rw"
 
     def _open_lock(self) -> int | None:
         if fcntl is None:
