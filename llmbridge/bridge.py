@@ -24,7 +24,7 @@ from llmbridge.errors import LedgerError
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
-from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
+from llmbridge.ledger import Budget, Ledger, budgets_everywhere, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
 from llmbridge.params import CACHE, PROMPT, EmbedParams, Params, Truncate
 from llmbridge.record import CallRecord
@@ -39,6 +39,7 @@ T = TypeVar("T", Completion, Embedding)
 Budgets = str | Budget | Sequence[str | Budget]
 _Own = tuple[Models | Fallback | None, Budgets | None, Mode | None, Mapping[str, str] | None, float | None]
 DEFAULT = ""
+_everywhere: list[Callable[[CallRecord], None]] = []
 
 
 class Bridge:
@@ -308,7 +309,7 @@ class Bridge:
         if prompt:
             asked = fitted(asked, models[0].model, **{"max_input_tokens": None, **prompt})
         limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
-        given = [*budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
+        given = [*budgets_everywhere(), *budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
         budgets = distinct([*self._budgets, *given]) if given else self._budgets
         tags = request.check_tags({**current(), **(tags or {})})
         memory = self._memory(wish_of(cache, cache_params), tags)
@@ -368,11 +369,17 @@ class Bridge:
         metrics.record(record)
         if log.isEnabledFor(logging.INFO):
             log.info("%s", record.explain())
-        for listener in list(self._subscribers):
+        for listener in [*self._subscribers, *_everywhere]:
             try:
                 listener(record)
             except Exception:
                 log.warning("a subscriber failed on the record of call %s", record.id, exc_info=True)
+
+
+def hear_every_call(listener: Callable[[CallRecord], None]) -> Callable[[], None]:
+    """Bridge.subscribe() to all of them, also to those that are not made yet."""
+    _everywhere.append(listener)
+    return lambda: _everywhere.remove(listener)
 
 
 @functools.lru_cache(maxsize=8)

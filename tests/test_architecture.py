@@ -24,7 +24,7 @@ ROWS = [
     {"call", "chains"},
     {"streams"},
     {"bridge", "cassette"},
-    {"default"},
+    {"default", "batch"},
     {"cli", "pytest_plugin", "__init__"},
 ]
 OWNERS = {

@@ -9,9 +9,13 @@ import typer
 
 from llmbridge import __version__
 from llmbridge.cli import cassette
+from llmbridge.cli.batch import batch
+from llmbridge.cli.compare import compare
 from llmbridge.cli.complete import complete
 from llmbridge.cli.demo import demo
-from llmbridge.errors import LLMBridgeError
+from llmbridge.cli.explain import explain
+from llmbridge.cli.run import run
+from llmbridge.errors import BudgetExceeded, LLMBridgeError
 
 
 app = typer.Typer(
@@ -22,6 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(complete)
+app.command()(compare)
+app.command()(batch)
+app.command()(explain)
+app.command(context_settings={"ignore_unknown_options": True})(run)
 app.command()(demo)
 app.add_typer(cassette.app, name="cassette")
 
@@ -39,12 +47,13 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. A user's mistake ends in one line on stderr: exit code 1, or 2 for wrong usage."""
+    """Run the command. A user's mistake ends in one line on stderr: exit code 1, 2 for wrong usage, 3 for what a budget
+    refused."""
     try:
         app()
     except LLMBridgeError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(1)
+        sys.exit(3 if isinstance(error, BudgetExceeded) else 1)
     except (TypeError, ValueError) as error:
         typer.echo(str(error), err=True)
         sys.exit(2)

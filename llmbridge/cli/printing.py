@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,6 +14,10 @@ from llmbridge.money import show_usd
 
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from llmbridge.completion import Completion
     from llmbridge.record import CallRecord
     from llmbridge.streams import CompletionStream
@@ -19,22 +26,93 @@ if TYPE_CHECKING:
 WIDE = 160
 
 
+def as_json(data: Any) -> str:
+    """*data* for another program; amounts of money as text, which loses no digit."""
+    return json.dumps(data, indent=2, ensure_ascii=False, default=str)
+
+
+def screen() -> Console:
+    """Standard output: as wide as the terminal, or as COLUMNS says; a file or a pipe has room for everything."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000, highlight=False)
+
+
+def table(
+    rows: Sequence[Mapping[str, str | Text]],
+    *,
+    right: Collection[str] = (),
+    spare: Sequence[str] = (),
+    total: bool = False,
+) -> None:
+    """Print *rows*, which have the same names, as a table.
+
+    Those in *right* are figures; those in *spare* give way on a narrow screen, the first one first. With *total* the
+    last row is one.
+    """
+    from rich.measure import Measurement
+
+    console, given_up = screen(), 0
+    while True:
+        shown = _table(rows, [name for name in rows[0] if name not in spare[:given_up]], right, total=total)
+        wanted = Measurement.get(console, console.options.update(max_width=100_000), shown).maximum
+        if wanted <= console.width or given_up == len(spare):
+            break
+        given_up += 1
+    console.print(shown)
+
+
+def _table(
+    rows: Sequence[Mapping[str, str | Text]], names: Sequence[str], right: Collection[str], *, total: bool
+) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        made.add_column(name, overflow="fold", justify="right" if name in right else "left", no_wrap=name in right)
+    for number, row in enumerate(rows, 1):
+        last = total and number == len(rows)
+        made.add_row(
+            *(row[name] for name in names), style="bold" if last else None, end_section=number == len(rows) - 1
+        )
+    return made
+
+
 def chunks(stream: CompletionStream) -> Completion:
     """Print a stream's text as it comes."""
-    for chunk in stream:
-        sys.stdout.write(chunk.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    try:
+        for chunk in stream:
+            # what stands there cannot be taken back from a pipe; in a terminal it is as well to see it
+            sys.stdout.write(f"\n--- begun anew ---\n{chunk.text}" if chunk.restarted else chunk.text)
+            sys.stdout.flush()
+    finally:
+        if stream.text:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
     return stream.completion
 
 
 def footer(completion: Completion) -> None:
-    """Model, tokens, cost and time, on stderr."""
+    """Model, tokens, cost, what was saved, and time, on stderr."""
+    record = completion.record
+    parts = [
+        completion.model,
+        tokens(completion),
+        show_usd(completion.cost_usd) + (" at most" if record.uncertain else ""),
+        f"cached, saved {show_usd(completion.saved_usd)}" if completion.cached else "",
+        f"{record.duration_s:.2f} s",
+        "cut short: more --max-tokens would let it end" if completion.finish_reason == "length" else "",
+    ]
+    typer.secho("  ".join(filter(None, parts)), err=True, dim=True)
+
+
+def tokens(completion: Completion) -> str:
+    """How many there were, for people."""
     usage = completion.usage
-    tokens = f"{usage.prompt_tokens}+{usage.completion_tokens} tokens" if usage else "tokens unknown"
-    about = " (estimated)" if usage and usage.estimated else ""
-    cost, seconds = show_usd(completion.cost_usd), completion.record.duration_s
-    typer.echo(f"{completion.model}  {tokens}{about}  {cost}  {seconds:.2f} s", err=True)
+    if usage is None:
+        return "tokens unknown"
+    return f"{usage.prompt_tokens}+{usage.completion_tokens} tokens{' (estimated)' if usage.estimated else ''}"
 
 
 def trace(record: CallRecord) -> None:
@@ -50,24 +128,20 @@ def trace(record: CallRecord) -> None:
 
 def attempts(completion: Completion) -> None:
     """A table of the call's attempts."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "model", "why", "outcome", "HTTP", "tokens", "cost", "s"):
-        table.add_column(name, overflow="fold")
-    for attempt in completion.attempts:
-        tokens = "" if attempt.input_tokens is None else f"{attempt.input_tokens}+{attempt.output_tokens}"
-        table.add_row(
-            str(attempt.number),
-            attempt.model,
-            attempt.reason,
-            attempt.error_type or attempt.outcome,
-            str(attempt.status or ""),
-            tokens,
-            show_usd(attempt.cost_usd),
-            f"{attempt.duration_s:.2f}",
-        )
-    Console().print(table)
+    table(
+        [
+            {
+                "": str(each.number),
+                "model": each.model,
+                "why": each.reason,
+                "outcome": each.error_type or each.outcome,
+                "HTTP": str(each.status or ""),
+                "tokens": "" if each.input_tokens is None else f"{each.input_tokens}+{each.output_tokens}",
+                "cost": show_usd(each.cost_usd),
+                "s": f"{each.duration_s:.2f}",
+            }
+            for each in completion.attempts
+        ],
+        right=("tokens", "cost", "s"),
+    )
     typer.echo(f"call {completion.record.id}: {show_usd(completion.cost_usd)}, {completion.record.duration_s:.2f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
+from llmbridge.ledger.everywhere import budgets_everywhere, cap_every_call
 from llmbridge.ledger.ledger import Ledger, close_ledgers
 from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.refusal import Refusal
@@ -22,7 +23,9 @@ __all__ = [
     "Reservation",
     "Spend",
     "Typical",
+    "budgets_everywhere",
     "budgets_of",
+    "cap_every_call",
     "close_ledgers",
     "distinct",
 ]
