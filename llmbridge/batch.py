@@ -60,6 +60,9 @@ class Line:
         return {"model": model or self.model, "tags": {**tags, **self.tags} or None, **params, **self.params}
 
 
+Arguments = Callable[[Line], dict[str, Any]]
+
+
 def read_lines(lines: Iterable[str], name: str) -> list[Line]:
     """The questions in *lines*, as OpenAI's batches have them ({"custom_id", "method", "url", "body"}) or plain ({"id",
     "prompt" or "messages", and parameters}). Raises ValueError, which says of each mistake on which line it is."""
@@ -257,7 +260,7 @@ class Batch:
         lines: Sequence[Line],
         answers: Answers,
         failures: Answers,
-        arguments: Callable[[Line], dict[str, Any]],
+        arguments: Arguments,
         concurrency: int,
     ) -> None:
         waiting = [line for line in lines if line.key not in answers.done]

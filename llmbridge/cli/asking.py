@@ -7,6 +7,7 @@ import base64
 import json
 import mimetypes
 import sys
+import warnings
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -126,6 +127,8 @@ def _image(given: str) -> dict[str, Any]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """What *work* returns, on an event loop of its own that is closed behind it, with our connections."""
+    # LiteLLM makes coroutines ahead of awaiting them, and a cancellation may come between.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     # With a factory, the Runner leaves alone which loop the thread has: LiteLLM's blocking calls look for that.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(_closing(work))

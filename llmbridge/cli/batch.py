@@ -19,7 +19,7 @@ from llmbridge.money import show_usd
 
 
 if TYPE_CHECKING:
-    from llmbridge.batch import Batch, Line, Tally
+    from llmbridge.batch import Arguments, Batch, Line, Tally
     from llmbridge.bridge import Bridge
 
 INTERRUPTED = 130
@@ -55,22 +55,14 @@ def batch(
     from llmbridge.batch import Answers, Batch, errors_path
     from llmbridge.default import default
 
-    lines = _read(source, out)
-    common = asking.arguments(
-        None,
-        schema=schema,
-        budget=budget,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        deadline_s=deadline_s,
-        cache=cache,
-    )
-    labels, named = asking.tags(tag or []), asking.named(model or [])
-
-    def arguments(line: Line) -> dict[str, Any]:
-        return line.arguments(named, labels, common)
-
-    bridge = default()
+    lines, bridge = _read(source, out), default()
+    others: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "deadline_s": deadline_s,
+        "cache": cache,
+    }
+    arguments = _arguments(model, tag, asking.arguments(None, schema=schema, budget=budget, **others))
     _check(bridge, lines, arguments)
     if dry_run:
         pricing.show(pricing.quote(bridge, lines, _answered(out), arguments), as_json=as_json)
@@ -82,6 +74,12 @@ def batch(
             code = _run(work)
     _say(work.tally, out, as_json=as_json)
     raise typer.Exit(code)
+
+
+def _arguments(model: list[str] | None, tag: list[str] | None, common: dict[str, Any]) -> Arguments:
+    """What each line is asked with."""
+    named, labels = asking.named(model or []), asking.tags(tag or [])
+    return lambda line: line.arguments(named, labels, common)
 
 
 def _read(source: Path, out: Path) -> list[Line]:
@@ -100,7 +98,7 @@ def _read(source: Path, out: Path) -> list[Line]:
         raise ValueError(f"{source} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def _check(bridge: Bridge, lines: list[Line], arguments: Callable[[Line], dict[str, Any]]) -> None:
+def _check(bridge: Bridge, lines: list[Line], arguments: Arguments) -> None:
     """Raise what the first question to each model would raise before it is sent: there is no model, no ledger..."""
     firsts = {repr(arguments(line)["model"]): line for line in reversed(lines)}
     for line in firsts.values():
@@ -196,7 +194,7 @@ def _bar(tally: Tally) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     progress = Progress(
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=24),  # short of the edge, or the ^C that a terminal echoes would begin another line
         MofNCompleteColumn(),
         TextColumn("[green]{task.fields[cost]}[/]"),
         TextColumn("{task.fields[failed]}"),
@@ -204,7 +202,6 @@ def _bar(tally: Tally) -> Iterator[Callable[[str], None]]:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=Console(stderr=True, highlight=False),
-        expand=True,
         auto_refresh=False,
     )
     task = progress.add_task("", total=tally.lines, completed=tally.before, cost="", failed="", rate="")

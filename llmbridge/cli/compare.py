@@ -88,16 +88,13 @@ def compare(
     from llmbridge.default import default
 
     asked = asking.messages(prompt, system, image)
-    arguments = asking.arguments(
-        None,
-        schema=schema,
-        budget=budget,
-        tag=tag,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        deadline_s=deadline_s,
-        cache=cache,
-    )
+    others: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "deadline_s": deadline_s,
+        "cache": cache,
+    }
+    arguments = asking.arguments(None, schema=schema, budget=budget, tag=tag, **others)
     bridge = default()
     for each in model:  # what is wrong with the question is wrong for all, and said once
         bridge.plan(asked, model=each, **pricing.planned(arguments))
@@ -142,14 +139,10 @@ def _print(answers: list[Answer]) -> None:
 
 
 def _panel(answer: Answer) -> Panel:
+    from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
 
-    return Panel(
-        Text(answer.text, style="red" if answer.error else ""),
-        title=Text(answer.model, style="bold"),
-        title_align="left",
-        subtitle=Text(answer.footer, style="dim"),
-        subtitle_align="left",
-        border_style="red" if answer.error else "",
-    )
+    colour = "red" if answer.error else ""
+    said = Group(Text(answer.text, style=colour), Text(f"\n{answer.footer}", style="dim"))
+    return Panel(said, title=Text(answer.model, style="bold"), title_align="left", border_style=colour)

@@ -12,6 +12,7 @@ from llmbridge.cli import asking, printing
 
 
 if TYPE_CHECKING:
+    from llmbridge.bridge import Bridge
     from llmbridge.completion import Completion
 
 
@@ -45,31 +46,33 @@ def complete(
     from llmbridge.record import CallRecord
 
     asked = asking.messages(prompt, system, image)
-    arguments = asking.arguments(
-        model,
-        fallback=fallback,
-        schema=schema,
-        budget=budget,
-        tag=tag,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        deadline_s=deadline_s,
-        cache=cache,
-    )
+    others: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "deadline_s": deadline_s,
+        "cache": cache,
+    }
+    arguments = asking.arguments(model, fallback=fallback, schema=schema, budget=budget, tag=tag, **others)
     bridge, ended = default(), list[CallRecord]()
-    bridge.subscribe(ended.append)
+    unsubscribe = bridge.subscribe(ended.append)
     try:
         with _playing(cassette):
-            if stream and not as_json:
-                with bridge.stream(asked, **arguments) as chunks:
-                    completion = printing.chunks(chunks)
-            else:
-                completion = bridge.complete(asked, **arguments)
-                typer.echo(printing.as_json(_as_data(completion)) if as_json else completion.text)
+            completion = _ask(bridge, asked, arguments, stream=stream and not as_json, as_json=as_json)
         printing.footer(completion)
     finally:
+        unsubscribe()
         for record in ended if trace else ():
             printing.trace(record)
+
+
+def _ask(bridge: Bridge, asked: Any, arguments: dict[str, Any], *, stream: bool, as_json: bool) -> Completion:
+    """Print the answer, and return it."""
+    if stream:
+        with bridge.stream(asked, **arguments) as chunks:
+            return printing.chunks(chunks)
+    completion = bridge.complete(asked, **arguments)
+    typer.echo(printing.as_json(_as_data(completion)) if as_json else completion.text)
+    return completion
 
 
 def _playing(cassette: Path | None) -> AbstractContextManager[object]:

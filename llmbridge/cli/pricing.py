@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from llmbridge.money import show_usd, usd
 
 
 if TYPE_CHECKING:
-    from llmbridge.batch import Line
+    from llmbridge.batch import Arguments, Line
     from llmbridge.bridge import Bridge
     from llmbridge.call.planning import Headroom, Plan
 
@@ -62,9 +62,7 @@ class Quote:
         return found
 
 
-def quote(
-    bridge: Bridge, lines: Iterable[Line], answered: set[str], arguments: Callable[[Line], dict[str, Any]]
-) -> Quote:
+def quote(bridge: Bridge, lines: Iterable[Line], answered: set[str], arguments: Arguments) -> Quote:
     """Plan every line that is not *answered*; nothing is sent."""
     found = Quote(0)
     for line in lines:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 WIDE = 160
+NARROW = 100
 
 
 def as_json(data: Any) -> str:
@@ -74,7 +75,9 @@ def _table(
     for number, row in enumerate(rows, 1):
         last = total and number == len(rows)
         made.add_row(
-            *(row[name] for name in names), style="bold" if last else None, end_section=number == len(rows) - 1
+            *(row[name] for name in names),
+            style="bold" if last else None,
+            end_section=total and number == len(rows) - 1,
         )
     return made
 
@@ -123,7 +126,7 @@ def trace(record: CallRecord) -> None:
 
     # Where nobody looks at a screen there is no width to keep to.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
-    console.print(tree(rows(record)), highlight=False)
+    console.print(tree(rows(record), width=24 if console.width > NARROW else 9), highlight=False)
 
 
 def attempts(completion: Completion) -> None:

@@ -59,7 +59,7 @@ def _cap(text: str, script: Path) -> Budget:
     budget = Budget(text)
     if budget.window.kind != "total":
         return budget
-    began = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    began = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     return Budget(text, name=f"{budget.name} for {script.name} at {began} [{os.getpid()}]")
 
 
@@ -123,7 +123,7 @@ def _say(records: list[CallRecord], caps: list[Budget], *, as_json: bool) -> Non
         found = {"calls": len(records), "cached": cached, "refused": refused, "cost_usd": cost_usd}
         typer.echo(printing.as_json({**found, "budget": caps[0].name if caps else None}), err=True)
         return
-    said = [f"{len(records)} calls", f"{cached} cached" if cached else "", show_usd(cost_usd)]
+    said = [f"{len(records)} call{'s' * (len(records) != 1)}", f"{cached} cached" if cached else "", show_usd(cost_usd)]
     said += [f"of {cap.limit}" for cap in caps]
     typer.secho("  ".join(filter(None, said)), err=True, dim=True)
     if refused:

@@ -1,0 +1,53 @@
+"""The command in the test's own process: a process of its own imports LiteLLM, which takes three seconds."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from llmbridge import cli, default
+from llmbridge.ledger import everywhere
+from tests.simulator import Simulator
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def openai_here(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, and addresses on loopback, where LiteLLM looks for them."""
+    for name in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{name}_API_KEY", "sk-test-key")
+    monkeypatch.setenv("OPENAI_BASE_URL", sim.api_base("openai"))
+    monkeypatch.setenv("ANTHROPIC_API_BASE", sim.api_base("anthropic"))
+
+
+@pytest.fixture
+def command(
+    openai_here: None, fresh_default: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """`llmbridge ARGUMENTS`, with the default Bridge that a user has: a ledger, a cache, retries."""
+    monkeypatch.setattr(default, "_bridge", None)
+
+    def run(*arguments: str, stdin: str = "") -> Done:
+        monkeypatch.setattr(everywhere, "_budgets", ())
+        monkeypatch.setattr(sys, "argv", ["llmbridge", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
