@@ -35,6 +35,7 @@ except ImportError:  # Windows
 
 SHOWN = 10  # mistakes of a file, in one message
 URL = "/v1/chat/completions"
+WHOLE = frozenset({"budget", "cache", "deadline_s"})
 HEADS = (b'{"id": ', b'{"custom_id": ')  # of what is written here
 
 
@@ -106,6 +107,8 @@ def _line(number: int, text: str) -> Line:
     if outside := TRANSPORT & body.keys():
         # or a file from elsewhere could have a key sent to its author
         raise ValueError(f"{min(outside)!r} belongs into the configuration, not among the questions")
+    if outside := WHOLE & body.keys():
+        raise ValueError(f"{min(outside)!r} is for the whole batch, not for a line of it")
     request.chat(messages, dict(body), None)
     return Line(number, id, messages, model, tags, body, is_openai)
 
@@ -143,8 +146,11 @@ class Answers:
         self._file = -1
 
     def __enter__(self) -> Answers:
-        """Raises ValueError if another process writes to it, or if it holds something else."""
-        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        """Raises ValueError if it cannot be written to, another process does, or it holds something else."""
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ValueError(f"{self.path}: {error.strerror}") from None
         try:
             self._lock()
             self._repair()

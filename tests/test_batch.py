@@ -169,6 +169,15 @@ def test_a_file_that_holds_something_else_is_left_as_it_is(
     assert "is no answer of a batch" in done.stderr
 
 
+def test_a_place_that_cannot_be_written_to_is_a_line_and_nothing_is_sent(
+    sim: Simulator, command: Command, questions: Path, tmp_path: Path
+) -> None:
+    done = command("batch", str(questions), str(tmp_path / "nowhere" / "out.jsonl"), *GPT)
+
+    assert (done.returncode, len(sim.requests)) == (2, 0)
+    assert done.stderr == f"{tmp_path / 'nowhere' / 'out.jsonl'}: No such file or directory\n"
+
+
 def test_two_processes_do_not_write_to_one_file(sim: Simulator, command: Command, questions: Path, out: Path) -> None:
     with Answers(out):
         done = command("batch", str(questions), str(out), *GPT)
@@ -189,6 +198,7 @@ def test_every_mistake_is_said_with_its_line_before_anything_is_sent(
         {"id": 3},
         {"id": 4, "prompt": "x", "bugdet": "$5"},
         {"id": 5, "prompt": "x", "api_base": "https://elsewhere.test"},
+        {"id": 7, "prompt": "x", "budget": "$5"},
         {**openai, "url": "/v1/moderations", "body": {}},
         openai,
         {"id": 6, "messages": [{"role": "fish", "content": "x"}]},
@@ -200,7 +210,7 @@ def test_every_mistake_is_said_with_its_line_before_anything_is_sent(
     assert (done.returncode, len(sim.requests), out.exists()) == (2, 0, False)
     *said, last = done.stderr.splitlines()
     assert last == "Nothing was sent."
-    assert [line.removeprefix(f"{questions}, ").split(":")[0] for line in said] == [f"line {n}" for n in range(2, 11)]
+    assert [line.removeprefix(f"{questions}, ").split(":")[0] for line in said] == [f"line {n}" for n in range(2, 12)]
     for line, expected in zip(
         said,
         [
@@ -210,6 +220,7 @@ def test_every_mistake_is_said_with_its_line_before_anything_is_sent(
             "there are no messages",
             "unknown parameter 'bugdet'",
             "'api_base' belongs into the configuration",
+            "'budget' is for the whole batch",
             "only POST /v1/chat/completions is known",
             "there is no 'body'",
             "messages[0]",

@@ -23,6 +23,20 @@ HAIKU = ("-m", "anthropic/claude-haiku-4-5")
 PROCESS = [sys.executable, "-c", "from llmbridge.cli import main; main()"]
 
 
+def llmbridge(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own, between pipes."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_TOKEN")}
+    return subprocess.run(
+        [*PROCESS, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env={**environment, **env},
+        check=False,
+    )
+
+
 def body(sim: Simulator) -> dict[str, object]:
     (seen,) = sim.requests
     assert seen.body is not None
@@ -46,9 +60,7 @@ def test_the_demo_shows_a_fallback_without_network_and_key(command: Command, mon
 def test_through_pipes_the_answer_is_on_stdout_and_what_it_took_on_stderr_without_colour(
     sim: Simulator, openai_here: None
 ) -> None:
-    process = [*PROCESS, "complete", "-", *GPT]
-
-    done = subprocess.run(process, input="Name a fish.", capture_output=True, text=True, timeout=50, check=False)
+    done = llmbridge("complete", "-", *GPT, stdin="Name a fish.")
 
     assert (done.returncode, done.stdout) == (0, "Trout.\n")
     assert done.stderr.startswith("openai/gpt-4o-mini  9+3 tokens  $0.000003  ")
