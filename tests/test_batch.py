@@ -236,7 +236,7 @@ def test_every_mistake_is_said_with_its_line_before_anything_is_sent(
         ("no.jsonl", GPT, "no.jsonl: No such file or directory\n"),
         ("in.jsonl", (), "line 1: no model: "),
         ("out.jsonl", GPT, "out.jsonl is IN and OUT; name another file for the answers\n"),
-        ("in.jsonl", (*GPT, "--budget", "5"), "line 1: '5' is no amount"),
+        ("in.jsonl", (*GPT, "--budget", "5"), "'5' is no amount"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(
@@ -275,7 +275,7 @@ def test_a_dry_run_says_what_it_costs_typically_and_at_most_and_sends_nothing(
     assert 0 < float(first["total"]["typical_usd"]) <= float(first["total"]["worst_usd"])
     assert float(first["total"]["worst_usd"]) > 20 * 100 * 0.6e-6
     assert re.search(r"openai/gpt-4o-mini +20 +0 +\$0\.00\d+ +\$0\.00\d+", shown.stdout), shown.stdout
-    assert "Budget '$0.0001': $0.0001 left, not enough.\nNothing was sent.\n" in shown.stdout
+    assert f"Budget 'dollars for batch {out}': $0.0001 left, not enough typically.\nNothing was sent.\n" in shown.stdout
     assert (then["answered_before"], then["total"]["lines"], then["total"]["kept"]) == (15, 5, 5)
     assert then["total"]["worst_usd"] == "0"
 
@@ -298,6 +298,19 @@ def test_a_budget_that_is_held_by_others_of_the_batch_is_waited_for(
 
 def explained(command: Command, *options: str) -> Any:
     return json.loads(command("explain", "Name fish 10.", *GPT, *options, "--json").stdout)
+
+
+def test_a_budget_without_a_window_is_for_all_runs_of_a_batch_and_for_no_other(
+    sim: Simulator, command: Command, questions: Path, out: Path, tmp_path: Path
+) -> None:
+    arguments = (*GPT, "--max-tokens", "10", "--budget")
+    command("batch", str(questions), str(out), *arguments, "$1")
+    command("batch", str(questions), str(tmp_path / "other.jsonl"), *arguments, "$2", "--cache", "off")
+    out.write_text("".join(out.read_text().splitlines(keepends=True)[:15]))
+    command("batch", str(questions), str(out), *arguments, "$3", "--cache", "off")
+
+    settled = [(each.limit_usd, each.settled) for each in default.default().ledger.balance()]
+    assert sorted(settled) == [(2, 20 * 3150), (3, 25 * 3150)]
 
 
 def test_a_budget_that_is_used_up_refuses_the_rest_which_a_larger_one_lets_through(

@@ -63,10 +63,10 @@ def test_the_budget_caps_all_calls_of_a_run_together_and_the_command_says_so(
     assert len(done.stdout.splitlines()) == len(sim.requests)
     assert balance.settled + balance.reserved <= balance.limit
     refusal, *_, took, said = done.stderr.splitlines()
-    assert refusal.startswith("BudgetExceeded: budget '$")
+    assert refusal.startswith("BudgetExceeded: budget 'dollars for fish.py at ")
     assert refusal.endswith("(fish.py, line 6)")
     assert took.startswith(f"{len(sim.requests) + 1} calls  ")
-    assert re.fullmatch(r"The budget '\$\S+ for fish\.py at .*' was exceeded: a call was refused\.", said)
+    assert re.fullmatch(r"The budget of \$\S+ was exceeded: a call was refused\.", said)
 
 
 def test_each_run_has_the_whole_budget_but_one_with_a_window_is_shared(
@@ -172,7 +172,7 @@ def test_what_it_took_is_json_on_stderr_if_asked(sim: Simulator, command: Comman
         "cached": 0,
         "refused": 0,
         "cost_usd": "0.00000630",
-        "budget": None,
+        "budgets": [],
     }
 
 

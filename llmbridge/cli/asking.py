@@ -8,11 +8,15 @@ import json
 import mimetypes
 import sys
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+
+
+if TYPE_CHECKING:
+    from llmbridge.ledger import Budget
 
 
 T = TypeVar("T")
@@ -20,7 +24,10 @@ Prompt = Annotated[str, typer.Argument(help="What to ask; '-' reads it from stan
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        "-m", "--model", help="provider/name, or a name from the configuration; repeat it for fallbacks, in order."
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="provider/name, or a name from the configuration; repeat it for fallbacks, in order.",
     ),
 ]
 System = Annotated[str | None, typer.Option(help="A system message.")]
@@ -28,10 +35,12 @@ Images = Annotated[
     list[str] | None, typer.Option("--image", metavar="FILE|URL", help="An image to show; may be repeated.")
 ]
 Schema = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON schema that the answer has to fit.")
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="A JSON schema that the answer has to fit."),
 ]
 Budgets = Annotated[
-    list[str] | None, typer.Option("--budget", help="A cap, such as '$5/day' or '$0.10/call'; may be repeated.")
+    list[str] | None,
+    typer.Option("--budget", metavar="CAP", help="A cap, such as '$5/day' or '$0.10/call'; may be repeated."),
 ]
 Cache = Annotated[
     Literal["on", "off", "refresh", "only"],
@@ -63,7 +72,7 @@ def arguments(
     *,
     fallback: list[str] | None = None,
     schema: Path | None = None,
-    budget: list[str] | None = None,
+    budget: Sequence[str | Budget] | None = None,
     tag: list[str] | None = None,
     **others: Any,
 ) -> dict[str, Any]:
@@ -78,6 +87,17 @@ def arguments(
         **others,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def own_budgets(given: list[str] | None, whose: str) -> list[Budget]:
+    """*given* as Budgets. Those without a window, which else count for good, count for *whose* alone."""
+    from llmbridge.ledger import Budget
+
+    found = []
+    for each in map(Budget, given or []):
+        unit = "dollars" if each.unit == "nanousd" else each.unit
+        found.append(Budget(each.limit, name=f"{unit} for {whose}") if each.window.kind == "total" else each)
+    return found
 
 
 def named(models: list[str]) -> str | list[str] | None:

@@ -35,14 +35,21 @@ def batch(
     max_tokens: Annotated[int | None, typer.Option(help="The longest answer, for lines that do not say.")] = None,
     temperature: asking.Temperature = None,
     schema: asking.Schema = None,
-    budget: asking.Budgets = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CAP", help="'$5' for this batch, over all its runs, '$5/day' with all that counts by it."
+        ),
+    ] = None,
     cache: asking.Cache = "on",
     tag: asking.Tags = None,
     deadline_s: asking.Deadline = None,
     as_json: asking.AsJson = False,
 ) -> None:
-    """Ask what stands in IN, and add each answer to OUT as it comes. Stopped by whatever, the same command goes on:
-    what is in OUT is not asked again, and what was answered but not written comes from the cache.
+    """Ask what stands in a file, and add each answer to another as it comes.
+
+    Stopped by whatever, the same command goes on: what is in OUT is not asked again, and what was answered but not
+    written comes from the cache.
 
     A line of IN is one of OpenAI's batches, or {"id": 1, "prompt": "Name a fish."}, or has "messages", with "model",
     "tags" and parameters as it likes. -m goes before the lines' models. What failed is in OUT.errors.jsonl, and is
@@ -62,7 +69,8 @@ def batch(
         "deadline_s": deadline_s,
         "cache": cache,
     }
-    arguments = _arguments(model, tag, asking.arguments(None, schema=schema, budget=budget, **others))
+    caps = asking.own_budgets(budget, f"batch {out.resolve()}")
+    arguments = _arguments(model, tag, asking.arguments(None, schema=schema, budget=caps, **others))
     _check(bridge, lines, arguments)
     if dry_run:
         pricing.show(pricing.quote(bridge, lines, _answered(out), arguments), as_json=as_json)

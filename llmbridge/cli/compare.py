@@ -67,7 +67,9 @@ class Answer:
 
 def compare(
     prompt: asking.Prompt,
-    model: Annotated[list[str], typer.Option("-m", "--model", help="A model to ask; repeat it for each.")],
+    model: Annotated[
+        list[str], typer.Option("-m", "--model", metavar="MODEL", help="A model to ask; repeat it for each.")
+    ],
     system: asking.System = None,
     image: asking.Images = None,
     schema: asking.Schema = None,
@@ -79,9 +81,9 @@ def compare(
     deadline_s: asking.Deadline = None,
     as_json: asking.AsJson = False,
 ) -> None:
-    """Ask several models the same at the same time, and show the answers side by side with cost and time.
+    """Ask several models the same at the same time, and show the answers side by side.
 
-    A model that fails says so in its place. Exit code 1 if one did.
+    Each with its cost and time. A model that fails says so in its place. Exit code 1 if one did.
 
     Example: llmbridge compare "Name a fish." -m openai/gpt-4o-mini -m anthropic/claude-haiku-4-5
     """

@@ -20,7 +20,7 @@ def complete(
     prompt: asking.Prompt,
     model: asking.Models = None,
     fallback: Annotated[
-        list[str] | None, typer.Option(help="Whom to ask when the ones before fail; may be repeated.")
+        list[str] | None, typer.Option(metavar="MODEL", help="Whom to ask when the ones before fail; may be repeated.")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     system: asking.System = None,
@@ -33,7 +33,8 @@ def complete(
     tag: asking.Tags = None,
     deadline_s: asking.Deadline = None,
     cassette: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Play the HTTP from this file; without the file, record it.")
+        Path | None,
+        typer.Option(dir_okay=False, metavar="FILE", help="Play the HTTP from this file; without the file, record it."),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show the call as a tree, also when it fails.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its record as JSON.")] = False,

@@ -31,10 +31,10 @@ def explain(
     tag: asking.Tags = None,
     as_json: asking.AsJson = False,
 ) -> None:
-    """Show what `complete` would do: whom it would ask, in which order, who is left out and why, what that can cost at
-    most, what is left of the budgets. Nothing is sent or reserved.
+    """Show what `complete` would do and what it costs, and send nothing.
 
-    Exit code 3 if a budget would refuse it.
+    Whom it would ask, in which order, who is left out and why, what that costs typically and at most, what is left of
+    the budgets. Exit code 3 if a budget would refuse it.
 
     Example: llmbridge explain "Name a fish." -m openai/gpt-4o-mini -m anthropic/claude-haiku-4-5 --budget '$5/day'
     """

@@ -101,13 +101,8 @@ def show(found: Quote, *, as_json: bool) -> None:
     for room in found.rooms.values():
         if room.unit == "nanousd":
             left = usd(room.remaining)
-            enough = (
-                "enough"
-                if total.worst_usd <= left
-                else "enough typically"
-                if total.typical_usd <= left
-                else "not enough"
-            )
+            enough = "enough at most" if total.worst_usd <= left else "enough typically"
+            enough = enough if total.typical_usd <= left else "not enough typically"
             typer.echo(f"Budget {room.budget!r}: {show_usd(left)} left, {enough}.")
     before = f"{found.before} lines are answered already. " if found.before else ""
     typer.echo(f"{before}Nothing was sent.")

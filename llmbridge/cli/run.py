@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmbridge.cli import asking, printing
 from llmbridge.money import show_usd
 
 
@@ -26,21 +27,23 @@ def run(
     script: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="SCRIPT.py", help="What to run.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own.")] = None,
     budget: Annotated[
-        str | None, typer.Option(help="A cap: '$5' for this run alone, '$5/day' with all that counts by it.")
+        list[str] | None,
+        typer.Option(metavar="CAP", help="'$5' for this run alone, '$5/day' with all that counts by it."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say what it took as JSON, on stderr.")] = False,
 ) -> None:
-    """Run a Python program with a budget around every llmbridge call in it; what it took is said on stderr.
+    """Run a Python program with a budget around every llmbridge call in it.
 
-    What this command does not know is the script's; after --, everything is. The script's exit code is kept; it is 3 if
-    BudgetExceeded ended it. Programs that the script starts in turn are not capped.
+    What it took is said on stderr. What this command does not know is the script's; after --, everything is. The
+    script's exit code is kept; it is 3 if BudgetExceeded ended it. Programs that the script starts are not capped.
 
     Example: llmbridge run enrich.py --budget '$5' -- input.csv --verbose
     """
     from llmbridge.bridge import hear_every_call
     from llmbridge.ledger import cap_every_call
 
-    caps = [] if budget is None else [_cap(budget, script)]
+    began = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    caps = asking.own_budgets(budget, f"{script.name} at {began} [{os.getpid()}]")
     records: list[CallRecord] = []
     cap_every_call(caps)
     stop = hear_every_call(records.append)
@@ -50,17 +53,6 @@ def run(
         stop()
         _say(records, caps, as_json=as_json)
     raise typer.Exit(code)
-
-
-def _cap(text: str, script: Path) -> Budget:
-    """A limit without a window gets a counter of its own, which the next run does not share."""
-    from llmbridge.ledger import Budget
-
-    budget = Budget(text)
-    if budget.window.kind != "total":
-        return budget
-    began = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-    return Budget(text, name=f"{budget.name} for {script.name} at {began} [{os.getpid()}]")
 
 
 def _run(script: Path, arguments: list[str]) -> int:
@@ -114,18 +106,19 @@ def _line(tb: TracebackType | None, script: Path) -> int:
 
 
 def _say(records: list[CallRecord], caps: list[Budget], *, as_json: bool) -> None:
-    from llmbridge.cli import printing
     from llmbridge.record import sum_usd
 
     cost_usd, cached = sum_usd(each.cost_usd for each in records), sum(each.cached for each in records)
     refused = sum(each.refused_by in {cap.name for cap in caps} for each in records)
     if as_json:
         found = {"calls": len(records), "cached": cached, "refused": refused, "cost_usd": cost_usd}
-        typer.echo(printing.as_json({**found, "budget": caps[0].name if caps else None}), err=True)
+        typer.echo(printing.as_json({**found, "budgets": [cap.name for cap in caps]}), err=True)
         return
     said = [f"{len(records)} call{'s' * (len(records) != 1)}", f"{cached} cached" if cached else "", show_usd(cost_usd)]
     said += [f"of {cap.limit}" for cap in caps]
     typer.secho("  ".join(filter(None, said)), err=True, dim=True)
     if refused:
         how = "a call was" if refused == 1 else f"{refused} calls were"
-        typer.secho(f"The budget {caps[0].name!r} was exceeded: {how} refused.", err=True, fg="red")
+        typer.secho(
+            f"The budget of {' and '.join(cap.limit for cap in caps)} was exceeded: {how} refused.", err=True, fg="red"
+        )
