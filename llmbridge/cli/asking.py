@@ -42,6 +42,10 @@ Budgets = Annotated[
     list[str] | None,
     typer.Option("--budget", metavar="CAP", help="A cap, such as '$5/day' or '$0.10/call'; may be repeated."),
 ]
+OwnBudgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", metavar="CAP", help="'$5' for this alone, '$5/day' with all that counts by it."),
+]
 Cache = Annotated[
     Literal["on", "off", "refresh", "only"],
     typer.Option(help="off: ask anew; refresh: ask anew and keep it; only: send nothing."),

@@ -35,12 +35,7 @@ def batch(
     max_tokens: Annotated[int | None, typer.Option(help="The longest answer, for lines that do not say.")] = None,
     temperature: asking.Temperature = None,
     schema: asking.Schema = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CAP", help="'$5' for this batch, over all its runs, '$5/day' with all that counts by it."
-        ),
-    ] = None,
+    budget: asking.OwnBudgets = None,
     cache: asking.Cache = "on",
     tag: asking.Tags = None,
     deadline_s: asking.Deadline = None,
@@ -63,12 +58,7 @@ def batch(
     from llmbridge.default import default
 
     lines, bridge = _read(source, out), default()
-    others: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "deadline_s": deadline_s,
-        "cache": cache,
-    }
+    others: Any = {"max_tokens": max_tokens, "temperature": temperature, "deadline_s": deadline_s, "cache": cache}
     caps = asking.own_budgets(budget, f"batch {out.resolve()}")
     arguments = _arguments(model, tag, asking.arguments(None, schema=schema, budget=caps, **others))
     _check(bridge, lines, arguments)
@@ -260,5 +250,6 @@ def _say(tally: Tally, out: Path, *, as_json: bool) -> None:
         each = ", ".join(f"{count} {name}" for name, count in tally.errors.most_common())
         typer.secho(f"{failures}: {each}.", err=True, fg="red")
     if tally.left or tally.failed:
+        who = "With a larger --budget, the" if tally.refused else "The"
         what = "asks the rest" if tally.left else "asks what failed again"
-        typer.echo(f"The same command {what}.", err=True)
+        typer.echo(f"{who} same command {what}.", err=True)

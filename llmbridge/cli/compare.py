@@ -90,12 +90,7 @@ def compare(
     from llmbridge.default import default
 
     asked = asking.messages(prompt, system, image)
-    others: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "deadline_s": deadline_s,
-        "cache": cache,
-    }
+    others: Any = {"max_tokens": max_tokens, "temperature": temperature, "deadline_s": deadline_s, "cache": cache}
     arguments = asking.arguments(None, schema=schema, budget=budget, tag=tag, **others)
     bridge = default()
     for each in model:  # what is wrong with the question is wrong for all, and said once

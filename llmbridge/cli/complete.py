@@ -47,12 +47,7 @@ def complete(
     from llmbridge.record import CallRecord
 
     asked = asking.messages(prompt, system, image)
-    others: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "deadline_s": deadline_s,
-        "cache": cache,
-    }
+    others: Any = {"max_tokens": max_tokens, "temperature": temperature, "deadline_s": deadline_s, "cache": cache}
     arguments = asking.arguments(model, fallback=fallback, schema=schema, budget=budget, tag=tag, **others)
     bridge, ended = default(), list[CallRecord]()
     unsubscribe = bridge.subscribe(ended.append)

@@ -26,10 +26,7 @@ EXCEEDED = 3
 def run(
     script: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="SCRIPT.py", help="What to run.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own.")] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CAP", help="'$5' for this run alone, '$5/day' with all that counts by it."),
-    ] = None,
+    budget: asking.OwnBudgets = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say what it took as JSON, on stderr.")] = False,
 ) -> None:
     """Run a Python program with a budget around every llmbridge call in it.
