@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +16,9 @@ import pytest
 from llmbridge import cli, default
 from llmbridge.ledger import everywhere
 from tests.simulator import Simulator
+
+
+PROCESS = [sys.executable, "-c", "from llmbridge.cli import main; main()"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +58,36 @@ def command(
         return Done(code if isinstance(code, int) else 0, *capsys.readouterr())
 
     return run
+
+
+class Terminal:
+    """A process whose three streams are a terminal of 80 columns."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._shown, inner = pty.openpty()
+        self.process = subprocess.Popen(
+            [*PROCESS, *arguments], stdin=inner, stdout=inner, stderr=inner, env={**os.environ, "COLUMNS": "80"}
+        )
+        os.close(inner)
+
+    def end(self) -> str:
+        """What it shows until it ends."""
+        shown = b""
+        try:
+            while piece := os.read(self._shown, 4096):
+                shown += piece
+        except OSError:  # Linux's way to say that the other side is closed
+            pass
+        return shown.decode().replace("\r\n", "\n")
+
+
+@contextmanager
+def terminal(*arguments: str) -> Iterator[Terminal]:
+    """`llmbridge ARGUMENTS` in a terminal; killed at the end of the block if it still runs."""
+    started = Terminal(*arguments)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+        os.close(started._shown)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import threading
@@ -17,10 +16,10 @@ import pytest
 from llmbridge import default
 from llmbridge.batch import Answers, Batch, errors_path
 from llmbridge.ledger import Ledger
-from tests.commands import Command
+from tests.commands import Command, terminal
 from tests.ledger_worker import WAIT_S, Worker
 from tests.simulator import Fault, Reply, Simulator
-from tests.test_cli import GPT, PROCESS, read_all
+from tests.test_cli import GPT
 
 
 AT_A_TIME = 8
@@ -444,16 +443,14 @@ def test_in_a_terminal_a_bar_shows_how_far_it_is_and_ctrl_c_stops_it(
     sim: Simulator, openai_here: None, questions: Path, out: Path
 ) -> None:
     sim.script(Reply(delay_s=0.3))
-    process, terminal = pty.fork()
-    if not process:
-        os.execv(PROCESS[0], [*PROCESS, "batch", str(questions), str(out), *GPT, "--concurrency", "2"])
-    assert sim.wait_for_requests(5, WAIT_S)
-    os.write(terminal, b"\x03")
 
-    shown = read_all(terminal)
+    with terminal("batch", str(questions), str(out), *GPT, "--concurrency", "2") as started:
+        assert sim.wait_for_requests(5, WAIT_S)
+        started.process.send_signal(signal.SIGINT)
+        shown = started.end()
+        code = started.process.wait(WAIT_S)
 
-    _, status = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(status) == 130
+    assert code == 130
     assert re.search(r"━.*\b4/20\b.*\$0\.000013", shown)
     assert "Stopping: 2 under way may end, Ctrl-C again cuts them off." in shown
     assert f"{len(read(out))} answered" in shown

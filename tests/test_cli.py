@@ -5,22 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import os
-import pty
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from llmbridge import cli, default
-from tests.commands import Command
+from tests.commands import PROCESS, Command, terminal
 from tests.simulator import Fault, Reply, Simulator
 
 
 GPT = ("-m", "openai/gpt-4o-mini")
 HAIKU = ("-m", "anthropic/claude-haiku-4-5")
-PROCESS = [sys.executable, "-c", "from llmbridge.cli import main; main()"]
 
 
 def llmbridge(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
@@ -71,31 +68,15 @@ def test_in_a_terminal_the_answer_comes_as_it_is_streamed_and_then_what_it_took(
     sim: Simulator, openai_here: None
 ) -> None:
     sim.script(Reply(pieces=("Tro", "ut", ".")))
-    process, terminal = pty.fork()
-    if not process:
-        os.execv(PROCESS[0], [*PROCESS, "complete", "Name a fish.", *GPT, "--stream", "--trace"])
 
-    shown = read_all(terminal)
+    with terminal("complete", "Name a fish.", *GPT, "--stream", "--trace") as shown:
+        lines = shown.end().strip().splitlines()
 
-    _, status = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    answer, footer, call, attempt, *_ = shown.replace("\r", "").strip().splitlines()
+    answer, footer, call, attempt, *_ = lines
     assert answer == "Trout."
     assert re.fullmatch(r"\x1b\[2mopenai/gpt-4o-mini  9\+3 tokens  \$0\.000003  \d+\.\d\d s\x1b\[0m", footer)
     assert "\x1b[32m" in call
     assert "└─ attempt openai/gpt-4o-mini" in attempt
-
-
-def read_all(terminal: int) -> str:
-    """What a process shows until it ends."""
-    shown = b""
-    try:
-        while piece := os.read(terminal, 4096):
-            shown += piece
-    except OSError:  # Linux: the other side is closed
-        pass
-    os.close(terminal)
-    return shown.decode()
 
 
 @pytest.mark.parametrize("how", [(), ("--stream",)], ids=["whole", "stream"])
