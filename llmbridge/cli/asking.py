@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import mimetypes
@@ -151,6 +150,8 @@ def _image(given: str) -> dict[str, Any]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """What *work* returns, on an event loop of its own that is closed behind it, with our connections."""
+    import asyncio
+
     # LiteLLM makes coroutines ahead of awaiting them, and a cancellation may come between.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     # With a factory, the Runner leaves alone which loop the thread has: LiteLLM's blocking calls look for that.

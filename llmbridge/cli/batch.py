@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import signal
@@ -19,6 +18,8 @@ from llmbridge.money import show_usd
 
 
 if TYPE_CHECKING:
+    import asyncio
+
     from llmbridge.batch import Arguments, Batch, Line, Tally
     from llmbridge.bridge import Bridge
 
@@ -128,6 +129,8 @@ def _until_empty(path: Path) -> Iterator[None]:
 
 def _run(work: Batch) -> int:
     """Ask, and return the exit code."""
+    import asyncio
+
     try:
         asking.run(_watched(work))
     except OSError as error:
@@ -143,6 +146,8 @@ def _run(work: Batch) -> int:
 
 async def _watched(work: Batch) -> None:
     """Run it, with a bar, until it ends or is told to."""
+    import asyncio
+
     task = asyncio.ensure_future(work.run())
     with ExitStack() as stack:
         draw = stack.enter_context(_bar(work.tally)) if sys.stderr.isatty() else None
@@ -158,6 +163,8 @@ async def _watched(work: Batch) -> None:
 @contextmanager
 def _interruptible(work: Batch, task: asyncio.Future[None], draw: Callable[[str], None] | None) -> Iterator[None]:
     """Ctrl-C lets those under way end, since they are paid; a second one cuts them off."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     pressed = 0
 

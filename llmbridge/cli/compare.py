@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,6 +104,8 @@ def compare(
 
 
 async def _ask_all(bridge: Bridge, asked: Any, models: list[str], arguments: dict[str, Any]) -> list[Answer]:
+    import asyncio
+
     return await asyncio.gather(*(_ask(bridge, asked, model, arguments) for model in models))
 
 
