@@ -16,8 +16,8 @@ import pytest
 from llmbridge import default
 from llmbridge.batch import Answers, Batch, errors_path
 from llmbridge.ledger import Ledger
-from tests.commands import Command, terminal
 from tests.ledger_worker import WAIT_S, Worker
+from tests.shell import Command, terminal
 from tests.simulator import Fault, Reply, Simulator
 from tests.test_cli import GPT
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmbridge import cli, default
-from tests.commands import PROCESS, Command, terminal
+from tests.shell import PROCESS, Command, terminal
 from tests.simulator import Fault, Reply, Simulator
 
 

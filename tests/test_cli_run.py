@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmbridge import default
-from tests.commands import Command
+from tests.shell import Command
 from tests.simulator import Simulator
 
 
