@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from llmbridge import metrics, request
+from llmbridge import config, everywhere, metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
-from llmbridge.call.memory import Memory, Mode, Wish, wish_of
+from llmbridge.call.memory import Mode, cache_params, memory_of, wish
 from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.catalog import Catalog
@@ -23,15 +22,16 @@ from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
-from llmbridge.home import in_replay, ledger_path
-from llmbridge.ledger import Budget, Ledger, budgets_everywhere, budgets_of, distinct
+from llmbridge.home import breakers_path, ledger_path
+from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
-from llmbridge.params import CACHE, PROMPT, EmbedParams, Params, Truncate
+from llmbridge.names import Names
+from llmbridge.params import EmbedParams, Params, Truncate
 from llmbridge.record import CallRecord
-from llmbridge.request import Inputs, Messages, Model, Models, Request, models_of
+from llmbridge.request import Inputs, Messages, Model, Models, Request
 from llmbridge.streams import AsyncCompletionStream, CompletionStream
 from llmbridge.tags import current
-from llmbridge.truncation import check_prompt, fitted
+from llmbridge.truncation import checked_prompt, fitted, prompt_params
 
 
 log = logging.getLogger("llmbridge")
@@ -39,7 +39,6 @@ T = TypeVar("T", Completion, Embedding)
 Budgets = str | Budget | Sequence[str | Budget]
 _Own = tuple[Models | Fallback | None, Budgets | None, Mode | None, Mapping[str, str] | None, float | None]
 DEFAULT = ""
-_everywhere: list[Callable[[CallRecord], None]] = []
 
 
 class Bridge:
@@ -56,6 +55,7 @@ class Bridge:
         deadline_s: the bound on a whole call in seconds, over all its attempts, where the call gives none.
         fallback: what is done after a failure, where the call brings no Fallback of its own; by default Fallback().
         limits: what may be asked a minute, and at a time, besides the limits of the Models.
+        names: what `model=` may say besides "provider/name": names of Models and of Fallbacks.
         propagate: send the trace on to the providers, in the headers `traceparent` and `baggage`.
         max_input_tokens, truncate: how long a prompt may be, where the call does not say; see Params.
     """
@@ -70,6 +70,7 @@ class Bridge:
         deadline_s: float = 600.0,
         fallback: Fallback | None = None,
         limits: Limit | Sequence[Limit] = (),
+        names: Mapping[str, Model | Fallback] | None = None,
         propagate: bool = False,
         max_input_tokens: int | None = None,
         truncate: Truncate | None = None,
@@ -77,8 +78,7 @@ class Bridge:
         request.check_seconds("deadline_s", deadline_s)
         if deadline_s is None:
             raise ValueError("deadline_s is a number of seconds: every call has a bound")
-        self._fallback = fallback or Fallback()
-        self._models = models_of(models) or cast(tuple[Model, ...], self._fallback.models)
+        self._names = Names(models, fallback, names or {})
         self._limiters = [Limiter(limit) for limit in ([limits] if isinstance(limits, Limit) else limits)]
         self._endpoints = Endpoints()
         self._budgets = budgets_of(budgets)
@@ -88,12 +88,37 @@ class Bridge:
         self._cache = cache if cache is None or isinstance(cache, Cache) else Cache(Path(cache))
         self._opening = threading.Lock()
         self._opened: Ledger | None = None
+        self._ledger_options: Mapping[str, Any] = {}
         self._warned = False
         self._deadline_s = deadline_s
         self._propagate = propagate
-        check_prompt(max_input_tokens, truncate)
-        self._prompt = _taken({"max_input_tokens": max_input_tokens, "truncate": truncate}, PROMPT)
+        self._prompt = checked_prompt(max_input_tokens, truncate)
         self._subscribers: list[Callable[[CallRecord], None]] = []
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None, *, name: str | None = None) -> Bridge:
+        """A Bridge as a configuration has it: the file at *path*, else the one that is found (see `llmbridge.config`),
+        and the LLMBRIDGE_* variables, which go before it. *name*: with what `[bridges.NAME]` says otherwise.
+
+        Raises ConfigError for whatever is wrong; then nothing is changed. Its `[tracing]` is for the default Bridge.
+        """
+        return cls.configured(config.load(path, name))
+
+    @classmethod
+    def configured(cls, found: config.Configuration) -> Bridge:
+        """The Bridge that *found* describes."""
+        bridge = cls(**found.arguments)
+        bridge._ledger_options = found.ledger_options
+        return bridge
+
+    def succeed(self, old: Bridge) -> None:
+        """Go on with what *old* knows of the endpoints and has counted of the same limits, with its ledger if that is
+        to be the same, and tell its listeners."""
+        self._endpoints, self._subscribers = old._endpoints, old._subscribers
+        if (self._ledger, self._ledger_options) == (old._ledger, old._ledger_options):
+            self._opened = old._opened
+        counted = {limiter.limit: limiter for limiter in old._limiters}
+        self._limiters = [counted.get(limiter.limit, limiter) for limiter in self._limiters]
 
     @property
     def cache(self) -> Cache | None:
@@ -103,7 +128,7 @@ class Bridge:
     @property
     def models(self) -> Catalog:
         """What can be asked about models: those of LiteLLM's table, and this Bridge's own with their prices."""
-        return Catalog(self._models, lambda: self.ledger.typical())
+        return Catalog(self._names.models, lambda: {} if self._ledger is None else self.ledger.typical())
 
     @property
     def ledger(self) -> Ledger:
@@ -113,10 +138,13 @@ class Bridge:
             return self._ledger
         if self._ledger is None:
             raise AttributeError("this Bridge has no ledger")
+        opened = self._opened
+        if self._ledger and opened is not None:
+            return opened
         path = Path(self._ledger) if self._ledger else ledger_path()  # where the default one is may change: replay()
         with self._opening:
             if self._opened is None or self._opened.path != path:
-                self._opened = Ledger(path)
+                self._opened = Ledger(path, **self._ledger_options)
             return self._opened
 
     def complete(
@@ -135,7 +163,8 @@ class Bridge:
 
         Args:
             messages: one user message, or a list of OpenAI-shaped dicts.
-            model: "provider/name" as LiteLLM spells it, a Model, or a list of them, tried in order; or a Fallback.
+            model: "provider/name" as LiteLLM spells it, a name from the configuration, a Model, or a list of these,
+                tried in order; or a Fallback.
             budget: caps that hold for this call besides those of the Bridge: "$5/day", a Budget, or a list. The worst
                 case is reserved in all of them before anything is sent.
             cache: "on", where the Bridge has one, serves and keeps answers; "off" does neither, "refresh" only keeps,
@@ -286,17 +315,17 @@ class Bridge:
         return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
-        cache, prompt = _taken(params, CACHE), {**self._prompt, **_taken(params, PROMPT)}
+        cache, prompt = cache_params(params), {**self._prompt, **prompt_params(params)}
         return self._call(request.chat(messages, params, response_model), cache, prompt, *own)
 
     def _embeddings(self, inputs: Inputs, own: _Own, params: Any) -> Call:
-        cache = _taken(params, CACHE)
+        cache = cache_params(params)
         return self._call(request.embeddings(inputs, params), cache, {}, *own)
 
     def _call(
         self,
         asked: Request,
-        cache_params: dict[str, Any],
+        given: dict[str, Any],
         prompt: dict[str, Any],
         model: Models | Fallback | None,
         budget: Budgets | None,
@@ -305,20 +334,21 @@ class Bridge:
         deadline_s: float | None,
     ) -> Call:
         request.check_seconds("deadline_s", deadline_s)
-        policy, models = self._policy(asked, model)
+        policy, models = self._names.of(asked, model)
         if prompt:
-            asked = fitted(asked, models[0].model, **{"max_input_tokens": None, **prompt})
-        limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
-        given = [*budgets_everywhere(), *budgets_of(budget if budget is not None else ()), *budgets_of(limit)]
-        budgets = distinct([*self._budgets, *given]) if given else self._budgets
+            asked = fitted(asked, models[0].model, **prompt)
+        budgets, capped = self._budgets, everywhere.budgets()
+        if capped or budget is not None or policy.max_usd is not None:
+            limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
+            budgets = distinct([*budgets, *capped, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
-        memory = self._memory(wish_of(cache, cache_params), tags)
+        memory = memory_of(self._cache, wish(cache, given), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
             asked = asked.owning()
         ledger = self._usable_ledger(budgets, models)
         return Call(
             asked,
-            candidates_of(asked, models, self._endpoints, None if ledger is None else _breakers(ledger.path)),
+            candidates_of(asked, models, self._endpoints, None if ledger is None else breakers_path(ledger.path)),
             policy=policy,
             tags=tags,
             deadline_s=deadline_s or policy.deadline_s or self._deadline_s,
@@ -329,24 +359,6 @@ class Bridge:
             memory=memory,
             propagate=self._propagate,
         )
-
-    def _memory(self, wish: Wish, tags: Mapping[str, str]) -> Memory | None:
-        cache = self._cache
-        if cache is not None and wish.mode != "off" and not (cache.is_default and in_replay()):
-            return Memory(cache, wish, tags)
-        if wish.mode == "only":
-            raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
-        return None
-
-    def _policy(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:
-        """What is done after a failure, and whom to ask."""
-        policy = model if isinstance(model, Fallback) else self._fallback
-        named = models_of(policy.models if isinstance(model, Fallback) else () if model is None else model)
-        candidates = named or self._models
-        if not candidates:
-            raise ValueError("no model: write model='openai/gpt-4o-mini', or Bridge(models=[...])")
-        request.check_destination(asked, candidates)
-        return policy, candidates
 
     def _usable_ledger(self, budgets: Sequence[Budget], candidates: Sequence[Model]) -> Ledger | None:
         """The ledger, opened at the first call; None if there is none, or if it cannot be used and no cap needs it."""
@@ -369,30 +381,14 @@ class Bridge:
         metrics.record(record)
         if log.isEnabledFor(logging.INFO):
             log.info("%s", record.explain())
-        for listener in [*self._subscribers, *_everywhere]:
+        for listener in [*self._subscribers, *everywhere.listeners()]:
             try:
                 listener(record)
             except Exception:
                 log.warning("a subscriber failed on the record of call %s", record.id, exc_info=True)
 
 
-def hear_every_call(listener: Callable[[CallRecord], None]) -> Callable[[], None]:
-    """Bridge.subscribe() to all of them, also to those that are not made yet."""
-    _everywhere.append(listener)
-    return lambda: _everywhere.remove(listener)
-
-
-@functools.lru_cache(maxsize=8)
-def _breakers(ledger: Path) -> Path:
-    """Where the processes that share a ledger tell each other which models fail."""
-    return ledger.with_name(ledger.name + "-breakers")
-
-
-def _taken(params: Any, names: Collection[str]) -> dict[str, Any]:
-    """Those of *params* that are not for the provider, taken out of them."""
-    return {name: value for name in names if (value := params.pop(name, None)) is not None}
-
-
 def _answer(call: Call, kind: type[T]) -> T:
     assert isinstance(call.answer, kind)
+    call.current = None  # which leads back to the call: in a cycle, they would wait for the collector
     return call.answer

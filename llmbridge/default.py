@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
-from llmbridge import provider
+from llmbridge import config, provider, tracing
 from llmbridge.bridge import Bridge
-from llmbridge.cache import Cache
 from llmbridge.call.planning import Prospect
 from llmbridge.completion import Completion, Embedding
 from llmbridge.request import Inputs, Messages
@@ -18,20 +18,51 @@ _bridge: Bridge | None = None
 _lock = threading.Lock()
 
 
-def configure(bridge: Bridge) -> None:
-    """Make *bridge* the default: the one behind `llmbridge.complete` and the other verbs."""
+def configure(bridge: Bridge | str | os.PathLike[str] | None = None, *, name: str | None = None) -> None:
+    """Set the default Bridge, the one behind `llmbridge.complete` and the other verbs: *bridge*, or one made from the
+    configuration at that path, or, without an argument, from the one that is found.
+
+    May be called at any time, to read a changed file: calls under way end on the Bridge that they began on, later ones
+    use the new one. That one made from a configuration knows what the old one knew of each endpoint (breaker, pauses,
+    latencies, rate limits that are the same), and has its subscribers. `[tracing]` is started, or what another one has
+    started is replaced.
+
+    Args:
+        bridge: see above.
+        name: with what `[bridges.NAME]` says otherwise.
+
+    Raises:
+        ConfigError: the configuration is wrong; the default Bridge stays as it is.
+    """
     global _bridge
+    if isinstance(bridge, Bridge):
+        with _lock:
+            _bridge = bridge
+        return
     with _lock:
-        _bridge = bridge
+        _bridge = _configured(bridge, name)
 
 
 def default() -> Bridge:
-    """The default Bridge; made at the first use unless `configure` was called."""
+    """The default Bridge; made at the first use, from the configuration that is found, unless `configure` was called.
+    Raises ConfigError."""
     global _bridge
-    with _lock:
-        if _bridge is None:
-            _bridge = Bridge(cache=Cache())
-        return _bridge
+    bridge = _bridge
+    if bridge is None:
+        with _lock:
+            if _bridge is None:
+                _bridge = _configured(None, None)
+            bridge = _bridge
+    return bridge
+
+
+def _configured(path: str | os.PathLike[str] | None, name: str | None) -> Bridge:
+    found = config.load(path, name)
+    bridge = Bridge.configured(found)
+    if _bridge is not None:
+        bridge.succeed(_bridge)
+    tracing.follow(found.tracing)
+    return bridge
 
 
 def warm() -> None:

@@ -19,7 +19,7 @@
     |   |-- InvalidOutput            the answer does not fit response_model
     |   `-- StreamInterrupted        after the first content; .partial holds the text so far
     |-- AllAttemptsFailed        more than one attempt, none answered
-    |-- ConfigError              .path .line
+    |-- ConfigError              .path .line .mistakes
     `-- LedgerError              the ledger cannot be used
         |-- LedgerBusy               others wrote for too long
         |-- LedgerCorrupt            the file is damaged, or no ledger
@@ -32,6 +32,7 @@ holds a request, a response or a key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -264,13 +265,32 @@ class AllAttemptsFailed(LLMBridgeError):
         return ExceptionGroup("attempts", self.errors)
 
 
-class ConfigError(LLMBridgeError):
-    """A configuration or cassette file is wrong; `.path` and `.line` say where, as far as known."""
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong in a configuration: the `line` of its file, or the `variable` of the environment, as far
+    as known; the `key`, such as "models.primary.rpm"; and `what` about it, in words."""
 
-    def __init__(self, message: str, *, path: str | None = None, line: int | None = None) -> None:
+    key: str
+    what: str
+    line: int | None = None
+    variable: str | None = None
+
+    def __str__(self) -> str:
+        where = self.variable or (f"line {self.line}" if self.line else "")
+        return ": ".join(part for part in (where, self.key, self.what) if part)
+
+
+class ConfigError(LLMBridgeError):
+    """A configuration or cassette file is wrong; `.path` and `.line` say where, as far as known, and `.mistakes` is all
+    that was found in a configuration."""
+
+    def __init__(
+        self, message: str, *, path: str | None = None, line: int | None = None, mistakes: Sequence[Mistake] = ()
+    ) -> None:
         super().__init__(message)
         self.path = path
         self.line = line
+        self.mistakes = tuple(mistakes)
 
 
 class LedgerError(LLMBridgeError):

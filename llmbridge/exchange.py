@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import re
 import socket
 import time
@@ -30,6 +31,14 @@ class Guards(NamedTuple):
     min_chunks_per_s: float | None = None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether *host* is this machine, by what is written there: no name is looked up but that of localhost."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 @dataclass(slots=True)
 class Exchange:
     """What went over the wire in one attempt.
@@ -44,6 +53,7 @@ class Exchange:
         response: the answer, from its headers on.
         reading: the connection, while a thread waits for bytes of it.
         propagated: headers that carry the caller's trace on to the provider.
+        local_only: nothing may be sent to another machine.
         streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
     """
 
@@ -53,11 +63,13 @@ class Exchange:
     watched: bool = True
     provider: str = ""
     requests: int = 0
+    received_bytes: int = 0
     host: str | None = None
     port: int | None = None
     response: Response | None = None
     propagated: Mapping[str, str] = field(default_factory=dict)
     reading: Any = field(default=None, repr=False)
+    local_only: bool = False
     streaming: bool = False
     tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key
     _tail_bytes: int = 0

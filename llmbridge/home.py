@@ -30,9 +30,20 @@ def ledger_path() -> Path:
     return _ledger_in(state_directory())
 
 
+@functools.lru_cache(maxsize=8)
+def breakers_path(ledger: Path) -> Path:
+    """Where the processes that share a ledger tell each other which models fail."""
+    return ledger.with_name(ledger.name + "-breakers")
+
+
 def cache_path() -> Path:
     """The directory of whoever's cache has none of its own."""
     return _cache_in(state_directory())
+
+
+def config_directory() -> Path:
+    """Where a user's configuration for all applications is looked for."""
+    return platformdirs.user_config_path("llmbridge", appauthor=False)
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def _listen(item: Any) -> list[CallRecord]:
     """The records of every call of every Bridge, from now to the end of the test."""
     if _records in item.stash:
         return item.stash[_records]  # type: ignore[no-any-return]
-    from llmbridge.bridge import hear_every_call
+    from llmbridge.everywhere import hear_every_call
 
     records: list[CallRecord] = []
     item.stash[_stack] = stack = ExitStack()

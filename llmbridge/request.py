@@ -139,7 +139,7 @@ class Request:
 
     def owning(self) -> Request:
         """The same question, for no model yet, which no longer changes with what the caller gave."""
-        return Request(self.verb, self.model, _own(self.content), self.params, self.transport, self.response_model)
+        return Request(self.verb, self.model, copied(self.content), self.params, self.transport, self.response_model)
 
     def repaired(self, answer: str, complaint: str) -> Request:
         """The same question after a wrong *answer*: the model is shown what it said and what is wrong with it."""
@@ -171,7 +171,7 @@ def chat(messages: Messages, params: dict[str, Any], response_model: type[BaseMo
     if response_model is not None and not _is_model_class(response_model):
         raise TypeError(f"response_model is a pydantic model class, not {response_model!r}")
     content = _messages(messages)
-    _check_json("messages", content)
+    _check_json("messages", messages if isinstance(messages, str) else content)
     return Request("chat", "", content, _checked(params), transport, response_model)
 
 
@@ -274,15 +274,15 @@ def _messages(messages: Any) -> list[Mapping[str, Any]]:
     return plain
 
 
-def _own(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """A copy of what is JSON, all the way down; ten times as fast as deepcopy, which makes that of the rest."""
     kind = type(value)
     if kind is str or kind is int or kind is float or kind is bool or value is None:
         return value
     if kind is list:
-        return [_own(item) for item in value]
+        return [copied(item) for item in value]
     if kind is dict:
-        return {name: _own(item) for name, item in value.items()}
+        return {name: copied(item) for name, item in value.items()}
     return copy.deepcopy(value)
 
 

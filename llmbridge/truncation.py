@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from llmbridge import provider
-from llmbridge.params import Truncate
+from llmbridge.params import PROMPT, Truncate
 from llmbridge.request import Request
 
 
@@ -22,7 +22,9 @@ CUT = "\n[...]\n"
 TRIES = 12  # at a cut that leaves few enough tokens, each a tenth shorter
 
 
-def fitted(asked: Request, model: str, max_input_tokens: int | None, truncate: Truncate | None = None) -> Request:
+def fitted(
+    asked: Request, model: str, max_input_tokens: int | None = None, truncate: Truncate | None = None
+) -> Request:
     """*asked* with at most *max_input_tokens* of input, counted for *model*.
 
     Args:
@@ -30,10 +32,11 @@ def fitted(asked: Request, model: str, max_input_tokens: int | None, truncate: T
             out those between the first and the latest, from the middle on, then the middle of the longest user's text,
             and write "[...]" there.
 
-    System messages, the latest user's message and what came last always stay, and a tool's result stays, or goes, with
-    its call. Raises ValueError if it does not fit. Loads LiteLLM's tokenizer, unless the bytes say that it does.
+    System messages are never touched, the latest user's message and what came last always stay, and a tool's result
+    stays, or goes, with its call. Raises ValueError if it does not fit. Loads LiteLLM's tokenizer, unless the bytes say
+    that it fits.
     """
-    check_prompt(max_input_tokens, truncate)
+    _check(max_input_tokens, truncate)
     if max_input_tokens is None or provider.surely_fits(asked, max_input_tokens):
         return asked
     prompt = _Prompt(asked, model, max_input_tokens)
@@ -56,8 +59,18 @@ def fitted(asked: Request, model: str, max_input_tokens: int | None, truncate: T
     return replace(asked, content=content) if truncate in ("oldest", "middle") else asked
 
 
-def check_prompt(most: Any, truncate: Any) -> None:
-    """Raise ValueError for what can never apply."""
+def prompt_params(params: Any) -> dict[str, Any]:
+    """What in *params* is about the length of the prompt, taken out of them."""
+    return {name: value for name in PROMPT if (value := params.pop(name, None)) is not None}
+
+
+def checked_prompt(max_input_tokens: int | None, truncate: Truncate | None) -> dict[str, Any]:
+    """The same of a Bridge's arguments. Raises ValueError for what can never apply."""
+    _check(max_input_tokens, truncate)
+    return prompt_params({"max_input_tokens": max_input_tokens, "truncate": truncate})
+
+
+def _check(most: Any, truncate: Any) -> None:
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise ValueError(f"max_input_tokens is a whole number of tokens above 0, not {most!r}")
     if truncate is not None and truncate not in get_args(Truncate):
@@ -96,7 +109,7 @@ class _Unit:
 class _Prompt:
     def __init__(self, asked: Request, model: str, most: int) -> None:
         self._model, self._most = model, most
-        self._about = provider.about_tokens(model, asked)
+        self._about = provider.beside_tokens(model, asked)
         self._units = _units(asked.content)
         for unit in self._units:
             unit.tokens = sum(provider.message_tokens(model, each) for each in unit.messages)
@@ -135,8 +148,8 @@ class _Prompt:
             if unit.kept and unit.role == "user"
             for index, text in enumerate(_texts(unit.messages[0]))
         ]
-        _, unit, index = max(texts, key=lambda each: each[0], default=(0, None, 0))
-        if unit is None or not unit.tokens:
+        length, unit, index = max(texts, key=lambda each: each[0], default=(0, None, 0))
+        if unit is None or not length:
             return
         whole, share = unit.messages[0], 1 - self.excess / unit.tokens
         for _ in range(TRIES):

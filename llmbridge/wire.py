@@ -19,7 +19,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from llmbridge.exchange import Exchange
+from llmbridge.exchange import Exchange, is_loopback
 
 
 class SecondRequest(Exception):
@@ -30,6 +30,11 @@ class RedirectRefused(Exception):
     """The provider answered with a redirect."""
 
 
+class LeavesMachine(Exception):
+    """A request that has to stay here was about to be sent to another machine."""
+
+
+LARGEST_BYTES = 256 * 2**20  # of an answer on the wire: an endless one would fill the memory until its deadline
 current: ContextVar[Exchange | None] = ContextVar("llmbridge_exchange", default=None)
 
 
@@ -39,6 +44,8 @@ def _on_request(request: httpx.Request) -> None:
         return
     if exchange.requests:
         raise SecondRequest(f"a second {request.method} within one attempt was not sent")
+    if exchange.local_only and not is_loopback(request.url.host):
+        raise LeavesMachine(f"local_only: {request.url.host} is not this machine")
     exchange.requests = 1
     exchange.host = request.url.host
     exchange.port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)
@@ -95,7 +102,7 @@ def _trace(event: str, info: dict[str, Any]) -> None:
                 return read(max_bytes, timeout)  # type: ignore[no-any-return]
             exchange.reading = stream
             try:
-                return read(max_bytes, _bounded(timeout))  # type: ignore[no-any-return]
+                return _counted(read(max_bytes, _bounded(timeout)))
             finally:
                 exchange.reading = None
 
@@ -108,8 +115,7 @@ async def _atrace(event: str, info: dict[str, Any]) -> None:
         read = stream.read
 
         async def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
-            piece: bytes = await read(max_bytes, _bounded(timeout))
-            return piece
+            return _counted(await read(max_bytes, _bounded(timeout)))
 
         stream.read = bounded_read
 
@@ -121,6 +127,15 @@ def _bounded(timeout_s: float | None) -> float | None:
     if exchange.late():
         raise httpcore.ReadTimeout("time was over while the answer was coming")
     return exchange.left_s(timeout_s)
+
+
+def _counted(piece: bytes) -> bytes:
+    exchange = current.get()
+    if exchange is not None:
+        exchange.received_bytes += len(piece)
+        if exchange.received_bytes > LARGEST_BYTES:
+            raise httpcore.ReadError(f"more than {LARGEST_BYTES:,} bytes came, and no end of them")
+    return piece
 
 
 class _Tee(httpx.SyncByteStream):

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from llmbridge import cli, default
-from llmbridge.ledger import everywhere
+from llmbridge import cli, default, everywhere
 from tests.simulator import Simulator
 
 
@@ -46,6 +45,7 @@ def command(
 ) -> Command:
     """`llmbridge ARGUMENTS`, with the default Bridge that a user has: a ledger, a cache, retries."""
     monkeypatch.setattr(default, "_bridge", None)
+    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner's, for its own screen
 
     def run(*arguments: str, stdin: str = "") -> Done:
         monkeypatch.setattr(everywhere, "_budgets", ())

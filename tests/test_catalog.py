@@ -158,6 +158,9 @@ def test_the_fastest_is_the_one_whose_answers_took_least_in_the_ledger() -> None
     with pytest.raises(LookupError, match="no model with an answer in the ledger for provider='openai'"):
         llmbridge.models.fastest(provider="openai")
 
+    with pytest.raises(LookupError, match="no model with an answer in the ledger"):
+        Bridge(ledger=None).models.fastest()
+
     bridge = Bridge([Model("mock/slow"), Model("mock/quick")])
     seen = {"mock/slow": [0.4, 9.0, 0.5], "mock/quick": [0.2, 0.3, 30.0]}
     for model, times in seen.items():
@@ -209,6 +212,12 @@ def test_a_wrong_question_is_answered_with_the_nearest_right_one(
 
     assert message in str(raised.value)
     assert set(CAPABILITIES) < set(NAMES)
+
+
+def test_a_filter_that_there_is_not_lets_nothing_through(catalog: Catalog) -> None:
+    for ask in (catalog.find, catalog.cheapest, catalog.largest_context):
+        with pytest.raises(TypeError, match="there is no filter 'capabilty': did you mean 'capability'"):
+            ask(capabilty="vision")  # type: ignore[call-arg]
 
 
 def test_what_nobody_can_do_is_a_lookup_error_that_repeats_the_question(catalog: Catalog) -> None:

@@ -118,5 +118,5 @@ def test_a_missing_file_is_an_error_of_ours(verb: str, tmp_path: Path) -> None:
 def test_a_users_mistake_ends_in_one_line(tmp_path: Path) -> None:
     done = llmbridge("cassette", "list", str(tmp_path / "nope.yaml"))
 
-    assert done.returncode == 1
-    assert done.stderr.startswith("ConfigError: there is no cassette at ") and done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert done.stderr.startswith("there is no cassette at ") and done.stderr.count("\n") == 1

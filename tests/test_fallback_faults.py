@@ -28,6 +28,7 @@ from llmbridge import (
     ProviderUnavailable,
     StreamInterrupted,
     default,
+    wire,
 )
 from tests.conftest import Ask, Run
 from tests.pauses import Pauses, pauses
@@ -105,6 +106,7 @@ ROWS = {
     "error-in-200": sick(Fault.error_in_200()),
     "wrong-json": sick(Fault.body(b'{"choices": ')),
     "html": sick(Fault.body(b"<html>", "text/html")),
+    "endless": sick(Fault.body(b" " * 400_000)),
     "empty-choices": sick(Fault.body(EMPTY), verbs=("complete", "acomplete")),
 }
 # one verb of each pair will do where the other one differs by an await alone
@@ -112,6 +114,12 @@ SOME = [
     pytest.param(verb, row, id=f"{name}-{verb}") for name, row in ROWS.items() for verb in row.verbs[::3] or row.verbs
 ]
 CASES = [pytest.param(verb, row, id=f"{name}-{verb}") for name, row in ROWS.items() for verb in row.verbs]
+
+
+@pytest.fixture(autouse=True)
+def patience_for_300_kb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that has no end is given up early."""
+    monkeypatch.setattr(wire, "LARGEST_BYTES", 300_000)
 
 
 def fault_of(row: Row) -> Any:

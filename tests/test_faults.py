@@ -29,6 +29,7 @@ from llmbridge import (
     ProviderTimeout,
     ProviderUnavailable,
     StreamInterrupted,
+    wire,
 )
 from tests.conftest import Ask, Run, assert_charged
 from tests.simulator import Fault, Reply, Simulator
@@ -267,6 +268,19 @@ def test_the_deadline_closes_the_connection(ask: Ask, sim: Simulator, model: Mod
         ask(FISH, model=model, deadline_s=1)
 
     assert sim.wait_for_disconnects(1, timeout_s=3)
+
+
+def test_an_answer_that_has_no_end_is_given_up(
+    ask: Ask, sim: Simulator, gpt: Model, records: list[CallRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LARGEST_BYTES", 300_000)
+    sim.script(Fault.body(b" " * 30_000_000))  # more than fits between here and there
+
+    with pytest.raises(ProviderUnavailable):
+        ask(FISH, model=gpt)
+
+    assert sim.wait_for_disconnects(1, timeout_s=3)
+    assert_charged(records[0])
 
 
 def test_the_deadline_bounds_all_attempts_together(ask: Ask, sim: Simulator, gpt: Model, claude: Model) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from llmbridge import Bridge, CallRecord, default, semconv
+import llmbridge
+from llmbridge import Bridge, CallRecord, default, home, semconv
+from llmbridge.catalog.chains import CHAINS
 from llmbridge.cli.tree import rows, tree
 from tests.simulator import Fault, Reply, Simulator
 from tests.tracing_spans import Spans
@@ -30,6 +33,7 @@ def providers_on_loopback(sim: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("OPENAI_BASE_URL", sim.api_base("openai"))
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-key")
     monkeypatch.setenv("ANTHROPIC_API_BASE", sim.api_base("anthropic"))
+    monkeypatch.setattr(home, "config_directory", lambda: tmp_path / "nobody")
     monkeypatch.chdir(tmp_path)
 
 
@@ -80,10 +84,65 @@ def test_the_fallback_example_plans_first_and_explains_afterwards(
     names["bridge"].ledger.close()
 
 
+def test_the_example_of_models_and_chains_asks_what_it_found(
+    sim: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(snippet(4), names := {})
+
+    found, estimated, answered = capsys.readouterr().out.splitlines()
+    assert found.split()[1].startswith("openai/")
+    assert all(int(number) > 0 for number in (found.split()[0], found.split()[2]))
+    tokens, typical_usd, worst_usd = estimated.split()
+    assert (int(tokens) > 0, 0 < float(typical_usd) < float(worst_usd)) == (True, True)
+    assert answered == "Trout. True"
+    assert {each.partition("/")[0] for each in (model.model for model in names["chain"].models)} == {
+        "openai",
+        "anthropic",
+    }
+
+
+def test_every_ready_chain_is_in_the_readme() -> None:
+    told = re.findall(r"^\| `(\w+)` \|", README.split("## Models and chains")[1].split("## Trace")[0], re.MULTILINE)
+
+    assert sorted(told) == sorted(CHAINS)
+
+
+def test_the_configuration_example_asks_its_fallback_under_its_budget(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    Path("llmbridge.toml").write_text(shown)
+    monkeypatch.setattr(default, "_bridge", None)
+    sim.script(Fault.status(401), Reply(text="Trout."))
+
+    reply = llmbridge.complete("Name a fish.", tags={"user": "alice"})
+
+    assert [attempt.model for attempt in reply.attempts] == ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"]
+    (balance,) = default.default().ledger.balance()
+    assert (balance.budget, balance.settled_usd) == ("$5/day per user", reply.cost_usd)
+    assert Bridge.from_config(name="batch").plan("Name a fish.").models == ("ollama/llama3.2",)
+    default.default().ledger.close()
+
+
+def test_the_environment_example_does_without_a_file(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = re.findall(r"^export (.*)", README, re.MULTILINE)
+    for each in shlex.split(shown):
+        monkeypatch.setenv(*each.split("=", 1))
+    monkeypatch.setattr(default, "_bridge", None)
+    sim.script(Fault.status(401), Reply(text="Trout."))
+
+    reply = llmbridge.complete("Name a fish.")
+
+    assert (reply.model, len(sim.requests)) == ("anthropic/claude-haiku-4-5", 2)
+    (balance,) = default.default().ledger.balance()
+    assert (balance.budget, balance.settled_usd) == ("$5/day", reply.cost_usd)
+    default.default().ledger.close()
+
+
 def test_the_trace_example_puts_a_function_above_its_call(
     sim: Simulator, spans: Spans, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exec(snippet(4), {})
+    exec(snippet(5), {})
 
     function, call = spans.one("answer_ticket"), spans.one("chat gpt-4o-mini")
     assert call.parent == function.context
@@ -125,15 +184,15 @@ def test_the_metrics_in_the_readme_are_those_that_there_are() -> None:
 def test_the_replay_example_records_and_then_plays(sim: Simulator) -> None:
     Path("cassettes").mkdir()
 
-    exec(snippet(5), first := {})
-    exec(snippet(5), second := {})
+    exec(snippet(6), first := {})
+    exec(snippet(6), second := {})
 
     assert first["reply"].text == second["reply"].text == "Trout."
     assert len(sim.requests) == 1
 
 
 def test_the_mock_example_answers_without_a_provider(sim: Simulator) -> None:
-    exec(snippet(6), names := {})
+    exec(snippet(7), names := {})
 
     assert names["reply"].text in ("Trout.", "Fixed.")
     assert len(sim.requests) == 0

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
-from llmbridge import Bridge, Cache, Model, count_tokens, default
+from llmbridge import Bridge, Cache, Model, count_tokens, default, request
+from llmbridge.provider import message_tokens
+from llmbridge.truncation import fitted
 from tests.conftest import ONCE, Ask
 from tests.simulator import Simulator
 from tests.test_faults import at
 
 
+MODEL = "openai/gpt-4o-mini"
 SYSTEM = {"role": "system", "content": "You know every fish there is. " * 3}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 TOOLS = [{"type": "function", "function": {"name": "depth", "parameters": {"type": "object", "properties": {}}}}]
 
 
@@ -103,6 +109,49 @@ def test_a_tool_result_goes_with_its_call_and_the_question_stays(
     assert sent(sim) == (AGENT if most == 370 else [*AGENT[:2], *AGENT[5:]])
 
 
+@st.composite
+def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """System messages, questions, answers and calls with one or two results, of all lengths."""
+    messages: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(1, 12))):
+        text = f"{number} " + "fish " * draw(st.sampled_from([1, 5, 40]))
+        kind = draw(st.sampled_from(["system", "user", "user", "assistant", "call", "two calls"]))
+        if kind == "system":
+            messages.append({"role": "system", "content": text})
+        elif kind in ("user", "assistant"):
+            messages.append({"role": kind, "content": text})
+        else:
+            ids = [f"{number}.{index}" for index in range(2 if kind == "two calls" else 1)]
+            messages += [called(*ids), *(result(id, text) for id in ids)]
+    return [*messages, user("Well?")]
+
+
+@settings(max_examples=150, deadline=None)
+@given(conversations(), st.integers(20, 400), st.sampled_from(["oldest", "middle"]))
+def test_whatever_is_left_fits_is_in_order_and_leaves_no_result_without_its_call(
+    messages: list[dict[str, Any]], most: int, truncate: Any
+) -> None:
+    before = copy.deepcopy(messages)
+    try:
+        left = fitted(request.chat(messages, {}, None), MODEL, max_input_tokens=most, truncate=truncate).content
+    except ValueError as error:
+        assert "what has to stay" in str(error)
+        return
+
+    assert messages == before
+    assert sum(message_tokens(MODEL, each) for each in left) <= most
+    places = [next((at for at, each in enumerate(messages) if each is kept), None) for kept in left]
+    uncut = [place for place in places if place is not None]
+    assert uncut == sorted(uncut)
+    assert len(left) - len(uncut) <= 1  # the one that was cut
+    assert [each for each in left if each["role"] == "system"] == [
+        each for each in messages if each["role"] == "system"
+    ]
+    asked = [call["id"] for each in left for call in each.get("tool_calls", ())]
+    assert asked == [each["tool_call_id"] for each in left if each["role"] == "tool"]
+    assert left[-1]["role"] == "user"
+
+
 def test_messages_stay_in_their_order_whatever_stands_between_a_call_and_its_result(
     sim: Simulator, model: Model
 ) -> None:
@@ -124,12 +173,11 @@ def test_the_middle_of_one_long_text_is_cut_and_the_place_is_marked(ask: Ask, si
     assert cut["content"].startswith("Begin. fish")
     assert cut["content"].endswith("fish  End.")
     assert "\n[...]\n" in cut["content"]
-    assert 250 < count_tokens(sent(sim), model="openai/gpt-4o-mini") <= 300
+    assert 250 < count_tokens(sent(sim), model=MODEL) <= 300
 
 
 def test_of_several_parts_the_longest_text_is_cut_and_the_image_stays(sim: Simulator, model: Model) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-    parts = [{"type": "text", "text": "Short."}, image, {"type": "text", "text": "fish " * 2_000}]
+    parts = [{"type": "text", "text": "Short."}, IMAGE, {"type": "text", "text": "fish " * 2_000}]
 
     default.default().complete(
         [{"role": "user", "content": parts}], model=model, max_input_tokens=600, truncate="middle"
@@ -147,6 +195,7 @@ def test_of_several_parts_the_longest_text_is_cut_and_the_image_stays(sim: Simul
         ([SYSTEM, user("fish " * 500)], "oldest", "or give truncate='middle'"),
         ([{"role": "system", "content": "fish " * 500}, user("Hm?")], "middle", "shorten it$"),
         ([user("Hm?"), called("a"), result("a", "fish " * 500)], "middle", "shorten it$"),
+        ([{"role": "user", "content": [IMAGE]}], "middle", "shorten it$"),
     ],
 )
 def test_what_has_to_stay_and_does_not_fit_is_an_error(
@@ -228,13 +277,11 @@ print("litellm" in sys.modules)
 def test_tokens_are_counted_as_litellm_does_with_media_at_a_flat_rate() -> None:
     sound = {"type": "input_audio", "input_audio": {"data": "AAAA" * 1000, "format": "wav"}}
 
-    plain = count_tokens("Name a fish.", model="openai/gpt-4o-mini")
+    plain = count_tokens("Name a fish.", model=MODEL)
 
     assert plain == 11
-    assert count_tokens([user("Name a fish.")], model="openai/gpt-4o-mini", tools=TOOLS) > plain + 20
-    heard = count_tokens(
-        [{"role": "user", "content": [{"type": "text", "text": "Name a fish."}, sound]}], model="openai/gpt-4o-mini"
-    )
+    assert count_tokens([user("Name a fish.")], model=MODEL, tools=TOOLS) > plain + 20
+    heard = count_tokens([{"role": "user", "content": [{"type": "text", "text": "Name a fish."}, sound]}], model=MODEL)
     assert heard == plain + 250
     with pytest.raises(TypeError, match="messages is a str or a list"):
-        count_tokens(7, model="openai/gpt-4o-mini")  # type: ignore[arg-type]
+        count_tokens(7, model=MODEL)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 WEEK_S = 7 * 24 * 3600.0
 SKEW_S = 5.0  # an entry from further ahead than this has no age that could be known
-TALLY_EVERY = 100  # hits, between two writes of the counters
+TALLY_EVERY = 100  # hits and misses, between two writes of the counters
 SLICE_S = 0.003  # of preparing entries, before they are written; the writing takes about as long again
 
 
@@ -129,7 +129,7 @@ class Cache:
         entry = None if text is None else self._read(text, key)
         entry = None if entry is None else self._in_time(entry, max_age_s, stale_s)
         self._counts["misses" if entry is None else "hits"] += 1
-        if entry is not None and self._counts["hits"] >= TALLY_EVERY:
+        if entry is not None and self._counts.total() >= TALLY_EVERY:
             self._try("tally", self._flush)
         return entry
 
@@ -198,8 +198,11 @@ class Cache:
             items = [item for item in items if not holds_secret(item.text)]
 
         def keep(store: Store) -> int:
-            with self._tallying() as counts:
-                store.put(items, tally=counts)
+            if self._counts.total() < TALLY_EVERY:
+                store.put(items)
+            else:
+                with self._tallying() as counts:
+                    store.put(items, tally=counts)
             return len(items)
 
         return self._try("remember", keep) or 0 if items else 0
@@ -312,9 +315,7 @@ class Cache:
         limit_s = limit_s if max_age_s is None else min(limit_s, max_age_s)
         if age_s > limit_s + stale_s:
             return None
-        # In place, since it was read for this caller alone: replace() takes 5 microseconds.
-        object.__setattr__(entry, "age_s", max(age_s, 0.0))
-        object.__setattr__(entry, "stale", age_s > limit_s)
+        entry.age_s, entry.stale = max(age_s, 0.0), age_s > limit_s  # in place: it was read for this caller alone
         return entry
 
 

@@ -61,7 +61,7 @@ class Unkeepable(Exception):
     """The answer cannot be written so that it can be read again as it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Entry:
     """One kept answer. Reading it again makes a new `answer` each time, so that callers may change theirs.
 

@@ -14,17 +14,19 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmbridge.cache.disk import DATABASE, FILE_NAME, Database, Locked
+from llmbridge.cache.disk import DATABASE, FILE_NAME, IN_ROW_BYTES, Database, Locked
 from llmbridge.cache.entry import Foreign, Unusable
 from llmbridge.home import NETWORK, file_system
 
 
 FORK_S = 1.0  # how long a fork waits for other threads
 Tally = Mapping[str, int]
+_NOTHING: Tally = {}
+CULL_EVERY, CULL = 20, 200  # one write in so many looks for what can go, and removes so many at most
 LOCKED_S = 0.1  # how long a write waits for other processes; one takes 0.1 ms
 
 
@@ -110,10 +112,12 @@ class Store:
         with self._translated() as database:
             return [text(database, key) for key in keys]
 
-    def put(self, items: Iterable[Item], *, tally: Tally) -> None:
-        """Keep *items*, all or none; add *tally* to the counters, remove what is over or too much."""
+    def put(self, items: Iterable[Item], *, tally: Tally = _NOTHING) -> None:
+        """Keep *items*, all or none, and add *tally* to the counters. Now and then, remove what is over or too much."""
+        items = list(items)
         with self._translated() as database:
             made = database.disk.made = []
+            database.cull_limit = CULL if _is_time_to_cull(items) else 0
             try:
                 with self._writing(database):
                     for item in items:
@@ -212,6 +216,11 @@ class Store:
             self._lock = threading.RLock()
             if self._database is not None:
                 _left_behind.append(self._database.abandon())
+
+
+def _is_time_to_cull(items: Sequence[Item]) -> bool:
+    """By chance, since a process may live for one write alone; to look costs as much as a fifth of a write."""
+    return random.random() < len(items) / CULL_EVERY or any(len(item.text) >= IN_ROW_BYTES for item in items)
 
 
 def _prepare(directory: Path) -> None:

@@ -56,7 +56,7 @@ class Attempt:
         self.request = request
         self.id = ""
         self.record = AttemptRecord(number=0, model=request.model, provider=request.provider, reason=ask.reason)
-        self.exchange = Exchange()
+        self.exchange = Exchange(local_only=call.policy.local_only)
         self.error: ProviderError | None = None
         self.ready: deque[Chunk] = deque()
         self.done = False
@@ -312,10 +312,11 @@ class Attempt:
     def _succeed(self) -> None:
         self.done = True
         self.record.outcome = "answered"
-        self._observe()
-        if self._charge is not None:
-            self._resolve(self._charge)
-        self._pass_out()
+        if self.recalled is None:
+            self._observe()
+            if self._charge is not None:
+                self._resolve(self._charge)
+            self._pass_out()
         self._finish("answered")
 
     def _fail(self, error: ProviderError) -> None:

@@ -18,7 +18,9 @@ from llmbridge.call.recalled import Followed, Recalled
 from llmbridge.call.shared import Reader, Shared
 from llmbridge.completion import Chunk, Completion, Embedding, Vector
 from llmbridge.exchange import Guards
+from llmbridge.home import in_replay
 from llmbridge.money import nanousd, usd
+from llmbridge.params import CACHE
 from llmbridge.record import AttemptRecord
 from llmbridge.request import Request, check_seconds
 from llmbridge.waiting import Pauses
@@ -42,16 +44,26 @@ class Wish:
     sample: int = 0
 
 
-def wish_of(mode: Mode | None, params: Mapping[str, Any]) -> Wish:
-    """Check what a call says about the cache. Raises ValueError."""
-    wish = Wish(mode or "on", **params)
-    if wish.mode not in MODES:
+_USUAL = Wish()
+
+
+def cache_params(params: Any) -> dict[str, Any]:
+    """What in *params* is for the cache, taken out of them."""
+    return {name: params.pop(name) for name in CACHE if name in params}
+
+
+def wish(mode: Mode | None, given: dict[str, Any]) -> Wish:
+    """A call's Wish, from its `cache` and its cache_params(). Raises ValueError."""
+    if mode is None and not given:
+        return _USUAL
+    made = Wish(mode or "on", **{name: value for name, value in given.items() if value is not None})
+    if made.mode not in MODES:
         raise ValueError(f"cache is one of {', '.join(map(repr, MODES))}, not {mode!r}")
-    check_seconds("ttl_s", wish.ttl_s)
-    check_seconds("max_age_s", wish.max_age_s)
-    if isinstance(wish.sample, bool) or not isinstance(wish.sample, int) or wish.sample < 0:
-        raise ValueError(f"sample is which of several answers is meant: 0, 1, 2, ..., not {wish.sample!r}")
-    return wish
+    check_seconds("ttl_s", made.ttl_s)
+    check_seconds("max_age_s", made.max_age_s)
+    if isinstance(made.sample, bool) or not isinstance(made.sample, int) or made.sample < 0:
+        raise ValueError(f"sample is which of several answers is meant: 0, 1, 2, ..., not {made.sample!r}")
+    return made
 
 
 class Memory:
@@ -274,3 +286,12 @@ def _answer_of(entry: Entry) -> Completion:
 
 def _copy(completion: Completion) -> Completion:
     return Completion.model_validate(completion.model_dump(exclude_unset=True))
+
+
+def memory_of(cache: Cache | None, wanted: Wish, tags: Mapping[str, str]) -> Memory | None:
+    """What a call uses of a Bridge's *cache*; None if nothing. Raises ValueError."""
+    if cache is not None and wanted.mode != "off" and not (cache.is_default and in_replay()):
+        return Memory(cache, wanted, tags)
+    if wanted.mode == "only":
+        raise ValueError("cache='only' needs a cache: Bridge(cache=Cache()); the default one rests inside replay()")
+    return None

@@ -39,7 +39,7 @@ def complete(
     trace: Annotated[bool, typer.Option("--trace", help="Show the call as a tree, also when it fails.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its record as JSON.")] = False,
 ) -> None:
-    """Ask a model; the answer goes to stdout, what it took to stderr.
+    """Ask a model, by default the configured one; the answer goes to stdout, what it took to stderr.
 
     Example: git diff | llmbridge complete - --system "Write a commit message." -m openai/gpt-4o-mini --stream
     """

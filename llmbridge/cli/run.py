@@ -36,8 +36,7 @@ def run(
 
     Example: llmbridge run enrich.py --budget '$5' -- input.csv --verbose
     """
-    from llmbridge.bridge import hear_every_call
-    from llmbridge.ledger import cap_every_call
+    from llmbridge.everywhere import cap_every_call, hear_every_call
 
     began = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     caps = asking.own_budgets(budget, f"{script.name} at {began} [{os.getpid()}]")

@@ -104,6 +104,9 @@ class Fallback:
         commit_chunks, min_chunks_per_s: hold back a stream's first chunks with content until so many have come, at that
             pace or faster; else the next candidate is asked.
         breaker: leave out, for a while, models that fail. False: ask whoever is next, whatever is known of it.
+        local_only: never send anything to another machine. A candidate that could go elsewhere (a provider that does
+            not run here, an address that is not loopback, a proxy) or an image that would have to be fetched is a
+            ValueError before anything is sent.
 
     Raises TypeError or ValueError for what can never apply.
     """
@@ -125,6 +128,7 @@ class Fallback:
     commit_chunks: int = 1
     min_chunks_per_s: float | None = None
     breaker: bool = True
+    local_only: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", models_of(self.models))
@@ -146,6 +150,17 @@ class Fallback:
         """How many attempts a call with so many candidates may make."""
         return self.attempts if self.attempts is not None else max(ATTEMPTS, candidates)
 
+    def guards(self, first_chunk_s: float | None, chunk_gap_s: float | None) -> Guards:
+        """What is asked of a stream's pace, by a call or else by this policy."""
+        check_seconds("first_chunk_s", first_chunk_s)
+        check_seconds("chunk_gap_s", chunk_gap_s)
+        return Guards(
+            first_chunk_s or self.first_chunk_s,
+            chunk_gap_s or self.chunk_gap_s,
+            self.commit_chunks,
+            self.min_chunks_per_s,
+        )
+
     def after(self, error: ProviderError, now: Situation) -> Step:
         """What to do after *error*. Pure, but for the retry that it may take from the budget."""
         again, another = self._table(error)
@@ -163,17 +178,6 @@ class Fallback:
             if pause_s <= longest_s and (now.others or pause_s <= enough_s) and now.spend_retry():
                 return Step("retry" if pause_s <= enough_s else "later", pause_s)
         return Step("next" if another and now.others else "stop")
-
-    def guards(self, first_chunk_s: float | None, chunk_gap_s: float | None) -> Guards:
-        """What a stream has to keep to: what its call says, else what is said here."""
-        check_seconds("first_chunk_s", first_chunk_s)
-        check_seconds("chunk_gap_s", chunk_gap_s)
-        return Guards(
-            first_chunk_s or self.first_chunk_s,
-            chunk_gap_s or self.chunk_gap_s,
-            self.commit_chunks,
-            self.min_chunks_per_s,
-        )
 
     def _table(self, error: ProviderError) -> tuple[bool, bool]:
         again, another = KINDS[error.kind]

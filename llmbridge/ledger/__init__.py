@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
-from llmbridge.ledger.everywhere import budgets_everywhere, cap_every_call
-from llmbridge.ledger.ledger import Ledger, close_ledgers
+from llmbridge.ledger.ending import close_ledgers
+from llmbridge.ledger.ledger import Ledger
 from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.refusal import Refusal
 from llmbridge.ledger.report import Balance, Spend, Typical
@@ -23,9 +23,7 @@ __all__ = [
     "Reservation",
     "Spend",
     "Typical",
-    "budgets_everywhere",
     "budgets_of",
-    "cap_every_call",
     "close_ledgers",
     "distinct",
 ]

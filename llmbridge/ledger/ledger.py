@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import logging
@@ -21,6 +20,7 @@ from llmbridge.home import ledger_path
 from llmbridge.ledger import booking, retention, rows
 from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import Budget, known_as, parse_amount
+from llmbridge.ledger.ending import ledgers
 from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.questions import Questions
 from llmbridge.ledger.refusal import Refusal, announce, refusal_of, say
@@ -37,7 +37,6 @@ T = TypeVar("T")
 Durability = Literal["second", "power"]
 CLOCK_US = 1_000_000
 AHEAD_US = 60 * CLOCK_US
-_open: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 
 class Ledger(Questions):
@@ -93,7 +92,7 @@ class Ledger(Questions):
         self._file = wait(patiently(lambda: File(self.path), patience_s))
         self._upkeep = Upkeep(self._file, functools.partial(expire, self._file, clock), at_once=durability == "power")
         weakref.finalize(self, self._upkeep.stop).atexit = False
-        _open.add(self)
+        ledgers.add(self)
         self.expire()
         if retention_days is not None:
             self.compact(retention_days)
@@ -160,6 +159,10 @@ class Ledger(Questions):
         For the end of a call: it raises nothing, waits for nobody and may run in the garbage collector. What cannot be
         written now is written by a thread; if that fails too, the reservation expires.
         """
+        if call is not None and call.cached and attempt is None and not call.attempts:
+            self._upkeep.hits.add(call)
+            self._upkeep.dirty()
+            return ()
         step = functools.partial(self._book, call, attempt)
         try:
             return step()
@@ -280,11 +283,12 @@ class Ledger(Questions):
         self._file.recover()
         self._upkeep.stop(wait_s=5.0)
         try:
+            self._upkeep.hits.write()
             self._file.sync()
         except LedgerError as error:
             log.debug("%s", error)
         self._file.close()
-        _open.discard(self)
+        ledgers.discard(self)
 
     def __enter__(self) -> Ledger:
         return self
@@ -390,11 +394,3 @@ def _at_once(step: Callable[[], T]) -> T | None:
         return step()
     except LedgerBusy:
         return None
-
-
-@atexit.register
-def close_ledgers(under: Path | None = None) -> None:
-    """Close every open ledger, or those in the directory *under*."""
-    for ledger in list(_open):
-        if under is None or ledger.path.is_relative_to(under):
-            ledger.close()

@@ -1,4 +1,4 @@
-"""What goes on beside the calls: syncing, resolutions that found the ledger busy, expiry, checkpoints.
+"""What goes on beside the calls: syncing, hits, resolutions that found the ledger busy, expiry, checkpoints.
 
 One daemon thread a ledger and process, asleep while nothing is dirty. A resolution that finds the lock taken is handed
 over to it instead of waited for: until it is written the reservation stands, which overstates, and a cancelled task or
@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from llmbridge.errors import AlreadyResolved, LedgerBusy, LedgerError
 from llmbridge.ledger import booking
+from llmbridge.ledger.hits import Hits
 from llmbridge.ledger.sqlite import File
 from llmbridge.waiting import Pauses
 
@@ -35,6 +36,7 @@ class Upkeep:
 
     def __init__(self, file: File, expire: Step, *, at_once: bool) -> None:
         self._file = file
+        self.hits = Hits(file)
         self._expire = expire
         self._at_once = at_once  # sync as soon as somebody waits, instead of once a second
         self._begin()
@@ -51,7 +53,10 @@ class Upkeep:
         self._error: LedgerError | None = None
         self._stopped = False
 
-    after_fork = _begin
+    def after_fork(self) -> None:
+        """In a child: the thread stayed in the parent, and so did what it had to do."""
+        self.hits.after_fork()
+        self._begin()
 
     def dirty(self) -> None:
         """Something was committed."""
@@ -94,7 +99,17 @@ class Upkeep:
         if self._thread is not None and self._thread.is_alive():
             self._inbox.put("stop")
             if wait_s:
-                self._thread.join(wait_s)
+                self.join(wait_s)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopped
+
+    def join(self, most_s: float) -> None:
+        """Wait until the thread has ended, *most_s* seconds at most."""
+        if self._thread is not None:
+            self._thread.join(most_s)
 
     def _wake(self, message: Step | None) -> None:
         self._inbox.put(message)
@@ -116,6 +131,8 @@ class Upkeep:
             if waiting:
                 self._awake = True
                 time.sleep(random.uniform(0.0005, 0.002))
+            if self._write_hits not in waiting and not self._done(self._write_hits):
+                waiting.append(self._write_hits)
             if self._at_once or not waiting or time.monotonic() >= sync_at:
                 self._sync()
                 sync_at = time.monotonic() + SYNC_S
@@ -125,6 +142,14 @@ class Upkeep:
             if self._tidy not in waiting and not self._done(self._tidy):
                 waiting.append(self._tidy)  # one try a second was not enough: beside busy writers the log only grew
         self._finish(waiting)
+
+    def _write_hits(self) -> None:
+        try:
+            self.hits.write()
+        except LedgerBusy:
+            raise
+        except Exception as error:
+            log.warning("calls that were answered from the cache are not recorded yet: %s", error)
 
     def _tidy(self) -> None:
         try:
@@ -184,12 +209,20 @@ class Upkeep:
             log.warning("the ledger's upkeep goes on: %s: %s", type(error).__name__, error)
 
     def _finish(self, waiting: list[Step]) -> None:
+        waiting.append(self._write_hits)
         give_up = time.monotonic() + 2.0
         while waiting and time.monotonic() < give_up:
             waiting = [step for step in waiting if not self._done(step)]
             time.sleep(0.001)
         self._sync()
         self._file.close_thread()
+
+
+def join_stopped(most_s: float = 2.0) -> None:
+    """Wait until the threads of ledgers that were dropped, and not closed, have written what was left."""
+    for upkeep in list(_all):
+        if upkeep.is_stopped:
+            upkeep.join(most_s)
 
 
 def expire(file: File, clock: Callable[[], float]) -> int:
@@ -206,7 +239,7 @@ _all: weakref.WeakSet[Upkeep] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for upkeep in list(_all):
-        upkeep.after_fork()  # the thread stayed in the parent, and so did what it had to do
+        upkeep.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from llmbridge.provider.abilities import context_window, estimated_tokens, lacks, needs
     from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
     from llmbridge.provider.caps import capped, has_cap, output_cap
-    from llmbridge.provider.counting import about_tokens, count_tokens, message_tokens, surely_fits
+    from llmbridge.provider.counting import beside_tokens, count_tokens, message_tokens, surely_fits
     from llmbridge.provider.headers import exhausted_s, request_id
+    from llmbridge.provider.here import check_stays_here, leaves_machine
     from llmbridge.provider.likely import likely
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
@@ -27,8 +28,9 @@ _HOME = {
     "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
     "bounds": ("WorstCase", "affordable", "floor_tokens", "seen_nanousd", "worst_case"),
     "caps": ("capped", "has_cap", "output_cap"),
-    "counting": ("about_tokens", "count_tokens", "message_tokens", "surely_fits"),
+    "counting": ("beside_tokens", "count_tokens", "message_tokens", "surely_fits"),
     "headers": ("exhausted_s", "request_id"),
+    "here": ("check_stays_here", "leaves_machine"),
     "likely": ("likely",),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
@@ -43,12 +45,13 @@ __all__ = [
     "Cost",
     "Source",
     "WorstCase",
-    "about_tokens",
     "acomplete",
     "aembed",
     "affordable",
     "astream",
+    "beside_tokens",
     "capped",
+    "check_stays_here",
     "checked_counts",
     "complete",
     "context_window",
@@ -61,6 +64,7 @@ __all__ = [
     "has_cap",
     "is_local",
     "lacks",
+    "leaves_machine",
     "likely",
     "litellm",
     "message_tokens",

@@ -25,7 +25,7 @@ def count_tokens(messages: Messages, *, model: str, tools: Sequence[Mapping[str,
     Raises TypeError or ValueError for what are no messages.
     """
     asked = chat(messages, {"tools": list(tools)} if tools else {}, None)
-    return sum(message_tokens(model, each) for each in asked.content) + about_tokens(model, asked)
+    return sum(message_tokens(model, each) for each in asked.content) + beside_tokens(model, asked)
 
 
 def message_tokens(model: str, message: Mapping[str, Any]) -> int:
@@ -36,9 +36,9 @@ def message_tokens(model: str, message: Mapping[str, Any]) -> int:
     return int(litellm().token_counter(model=model, messages=[dict(message)], use_default_image_token_count=True))
 
 
-def about_tokens(model: str, request: Request) -> int:
+def beside_tokens(model: str, request: Request) -> int:
     """The tokens of what stands beside the messages: tools and schemas."""
-    told = _about(request)
+    told = beside(request)
     return int(litellm().token_counter(model=model, text=told)) if told else 0
 
 
@@ -46,11 +46,12 @@ def surely_fits(request: Request, tokens: int) -> bool:
     """Whether *request* cannot be more than *tokens*, which its bytes may tell: without LiteLLM."""
     contents = [message.get("content") for message in request.content]
     parts = sum(len(content) for content in contents if isinstance(content, (list, tuple)))
-    text = json.dumps(request.content, ensure_ascii=False, default=str) + _about(request)
+    text = json.dumps(request.content, ensure_ascii=False, default=str) + beside(request)
     return len(text.encode()) + MEDIA_TOKENS * parts <= tokens
 
 
-def _about(request: Request) -> str:
+def beside(request: Request) -> str:
+    """What stands beside the messages of *request*, as JSON: tools and schemas."""
     told = [request.params[name] for name in ABOUT if request.params.get(name)]
     if request.response_model is not None:
         told.append(request.response_model.model_json_schema())

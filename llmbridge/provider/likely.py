@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,6 +9,7 @@ from decimal import Decimal
 from llmbridge.money import nanousd, usd
 from llmbridge.provider.abilities import BYTES_A_TOKEN, PARTS, estimated_tokens
 from llmbridge.provider.caps import choices, output_cap
+from llmbridge.provider.counting import beside
 from llmbridge.provider.rates import entry_of, is_local, is_priced
 from llmbridge.request import Request
 
@@ -50,10 +50,7 @@ def _besides(request: Request) -> int:
         part for message in request.content if isinstance(message.get("content"), list) for part in message["content"]
     ]
     media = sum(isinstance(part, Mapping) and part.get("type") in PARTS for part in parts)
-    told = [request.params[name] for name in ("tools", "functions", "response_format") if request.params.get(name)]
-    if request.response_model is not None:
-        told.append(request.response_model.model_json_schema())
-    schema = len(json.dumps(told, default=str)) // BYTES_A_TOKEN if told else 0
+    schema = len(beside(request)) // BYTES_A_TOKEN
     return MESSAGE_TOKENS * len(request.content) + MEDIA_TOKENS * media + schema
 
 

@@ -75,10 +75,19 @@ def named(request: Request) -> tuple[str, str]:
     own, _, rest = request.model.partition("/")
     if own in ("github_copilot", "chatgpt") and rest:
         return rest, own  # LiteLLM would log in to tell
-    name, provider, _, _ = litellm().get_llm_provider(
-        model=request.model, custom_llm_provider=request.transport.get("custom_llm_provider")
-    )
+    return _named(request.model, request.transport.get("custom_llm_provider"), len(litellm().model_cost))
+
+
+@functools.lru_cache(maxsize=1024)
+def _named(model: str, custom: str | None, table: int) -> tuple[str, str]:
+    """*table* is its size: an application may add models. What raises is not kept."""
+    name, provider, _, _ = litellm().get_llm_provider(model=model, custom_llm_provider=custom)
     return str(name), str(provider)
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(name: str, provider: str, table: int) -> str:
+    return str(litellm().get_model_info(model=name, custom_llm_provider=provider)["key"])
 
 
 def entry_of(request: Request) -> Entry | None:
@@ -94,7 +103,7 @@ def entry_of(request: Request) -> Entry | None:
         elif provider == "bedrock" and f"bedrock/{region(request)}/{name}" in module.model_cost:
             key = f"bedrock/{region(request)}/{name}"
         else:
-            key = module.get_model_info(model=name, custom_llm_provider=provider)["key"]
+            key = _key(name, provider, len(module.model_cost))
     except Exception:
         return None
     fields = module.model_cost.get(key)

@@ -7,7 +7,6 @@ and the SDK's), caches, callbacks (`no-log`), and the MCP gateway (which wants a
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
 from llmbridge.provider.translation import Translated, translate
-from llmbridge.request import Hidden, Request
+from llmbridge.request import Hidden, Request, copied
 
 
 def complete(request: Request, exchange: Exchange) -> Completion:
@@ -110,8 +109,11 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
     """What LiteLLM's function is called with. Containers are copied: LiteLLM changes what it is given."""
     asked = {**request.params, **request.params.get("provider_params", {})}
     asked.pop("provider_params", None)
-    arguments = Hidden(copy.deepcopy({**asked, **request.transport}))
+    arguments = Hidden(copied({**asked, **request.transport}))
     client, exchange.watched, exchange.provider = route(request.model, request.verb, request.transport, http)
+    if exchange.local_only and not exchange.watched:
+        exchange.watched = True  # as nothing is sent
+        raise wire.LeavesMachine(f"local_only: LiteLLM reaches {request.model} by a client of its own")
     exchange.streaming, exchange.timeout_s = stream, request.transport.get("timeout")
     if stream:
         arguments["stream"] = True
@@ -121,7 +123,7 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
     arguments.update(
         {
             "model": request.model,
-            "input" if request.verb == "embeddings" else "messages": copy.deepcopy(request.content),
+            "input" if request.verb == "embeddings" else "messages": copied(request.content),
             "timeout": exchange.left_s(600.0),
             "client": client,
             "num_retries": 0,

@@ -35,6 +35,7 @@ BY_STATUS: dict[int, type[errors.ProviderError]] = {
 BY_CLASS: dict[str, type[errors.ProviderError]] = {
     "MissingKey": errors.AuthenticationFailed,  # these two are of clients.py
     "UnknownModel": errors.BadRequest,
+    "LeavesMachine": errors.BadRequest,  # of wire.py
     "ContextWindowExceededError": errors.ContextWindowExceeded,
     "ContentPolicyViolationError": errors.ContentFiltered,
     "AuthenticationError": errors.AuthenticationFailed,
@@ -81,6 +82,7 @@ NOT_SENT = frozenset(
         "InvalidURL",
         "ProxyError",
         "LocalProtocolError",
+        "LeavesMachine",  # ours
     }
 )
 SILENT = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeout", "APITimeoutError", "TimeoutError"})

@@ -18,7 +18,7 @@ from __future__ import annotations
 from llmbridge.tracing.attempts import AttemptTrace
 from llmbridge.tracing.calls import CallTrace, begin
 from llmbridge.tracing.decorator import traced
-from llmbridge.tracing.setup import start, stop
+from llmbridge.tracing.setup import check, follow, start, stop
 
 
-__all__ = ["AttemptTrace", "CallTrace", "begin", "start", "stop", "traced"]
+__all__ = ["AttemptTrace", "CallTrace", "begin", "check", "follow", "start", "stop", "traced"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = {"http/protobuf": "http", "grpc": "grpc"}
 EXTRAS = {"http": "otlp", "grpc": "otlp-grpc"}
+PACKAGE = "opentelemetry.exporter.otlp.proto"
 _EXPORTERS = {"otlp": None, "otlp_proto_http": "http/protobuf", "otlp_proto_grpc": "grpc"}
 _SPEAKERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
@@ -116,17 +118,29 @@ def _exporter(signal: str, name: str, options: Options) -> Any:
         raise ConfigError(f"OTEL_{signal.upper()}_EXPORTER is otlp, console or none, not {wanted!r}")
     transport = PROTOCOLS[_protocol(signal, options.protocol or _EXPORTERS[wanted])]
     try:
-        module = importlib.import_module(
-            f"opentelemetry.exporter.otlp.proto.{transport}.{signal.removesuffix('s')}_exporter"
-        )
+        module = importlib.import_module(f"{PACKAGE}.{transport}.{signal.removesuffix('s')}_exporter")
     except ImportError:
-        extra = EXTRAS[transport]
-        raise ConfigError(f"sending {signal} needs an exporter: pip install 'llmbridge[{extra}]'") from None
+        raise _needed(signal, transport) from None
     given = {"headers": dict(options.headers)} if options.headers else {}
     exporter = getattr(module, name)(endpoint=_address(signal, transport, options.endpoint), **given)
     # In the place of its method: a class around it would have to know what else the SDK asks of metrics' exporters.
     exporter.export = _quietly(exporter.export, signal, str(getattr(exporter, "_endpoint", "the collector")))
     return exporter
+
+
+def check(options: Options) -> None:
+    """Raise ConfigError if spans cannot be sent so, as far as can be told without importing an exporter."""
+    wanted = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or "otlp"
+    if wanted in _EXPORTERS:
+        transport = PROTOCOLS[_protocol("traces", options.protocol or _EXPORTERS[wanted])]
+        with contextlib.suppress(ModuleNotFoundError):
+            if importlib.util.find_spec(f"{PACKAGE}.{transport}") is not None:
+                return
+        raise _needed("traces", transport)
+
+
+def _needed(signal: str, transport: str) -> ConfigError:
+    return ConfigError(f"sending {signal} needs an exporter: pip install 'llmbridge[{EXTRAS[transport]}]'")
 
 
 def _protocol(signal: str, given: str | None) -> str:

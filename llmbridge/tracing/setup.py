@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from llmbridge import redaction
 from llmbridge.errors import ConfigError
@@ -54,6 +55,7 @@ class _Closing:
 
 
 _closing: _Closing | None = None
+_followed: Mapping[str, Any] | Literal[False] | None = None
 
 
 def start(
@@ -143,19 +145,57 @@ def _disabled() -> bool:
 def from_environment() -> None:
     """As start(), if the environment asks for it and the application has not been there before. Raises nothing."""
     signals = asked()
-    if not signals and not any(os.environ.get(name) for name in PROVIDERS):
-        return
-    from opentelemetry import metrics, trace  # noqa: F401
-
-    if not signals:
-        return
-
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    if any(os.environ.get(name) for name in PROVIDERS):
+        from opentelemetry import metrics, trace  # noqa: F401
+    if not signals or _is_applications():
         return
     try:
         _start(export.Options(), None, FLUSH_S, signals)
     except ConfigError as error:
         once("setup", "nothing is traced: %s", error)
+
+
+def follow(wanted: Mapping[str, Any] | Literal[False] | None) -> None:
+    """Trace as a configuration says: *wanted* are the arguments of start(), and whether `metrics` are sent; False:
+    nothing is; None: as the environment says. Nothing happens if it said so before, and an application that has set a
+    TracerProvider is left alone. Raises ConfigError, and then all is as it was."""
+    global _followed
+    if wanted == _followed:
+        return
+    if wanted:
+        _begin(**wanted)
+    elif wanted is False or _followed is not None:
+        stop()
+        Own.look = None if wanted is False else from_environment
+    _followed = wanted
+
+
+def check(wanted: Mapping[str, Any]) -> None:
+    """Raise ConfigError if follow() would."""
+    export.check(export.Options(protocol=wanted.get("protocol")))
+
+
+def _begin(
+    *,
+    endpoint: str | None = None,
+    protocol: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    service_name: str | None = None,
+    flush_s: float = FLUSH_S,
+    metrics: bool = True,
+) -> None:
+    redaction.remember(headers or {})
+    if not _disabled() and not _is_applications():
+        signals = SIGNALS if metrics else SIGNALS[:1]
+        _start(export.Options(endpoint, protocol, headers), service_name, flush_s, signals)
+    Own.look = None
+
+
+def _is_applications() -> bool:
+    """Whether the application has set a TracerProvider."""
+    from opentelemetry import trace
+
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def _after_fork() -> None:

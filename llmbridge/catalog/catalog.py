@@ -1,33 +1,30 @@
 """Catalog: what is known of each model, to be searched: price, context window, capabilities, when it goes away.
 
 It is LiteLLM's own table, read from the installed package; LiteLLM stays unloaded. The first query of a process reads
-the file (some 25 ms), a further one looks through its 3,000 models in 5.
+the file (20 ms), each looks through its models (10 ms).
 """
 
 from __future__ import annotations
 
-import functools
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
-from llmbridge.provider.table import CAPABILITIES, LOCAL, bundled, spelled
+from llmbridge.catalog.listing import Listing, listing_of
+from llmbridge.provider.table import CAPABILITIES, bundled, spelled
 
 
 if TYPE_CHECKING:
+    from llmbridge.catalog.chains import Chain
+    from llmbridge.fallback import Fallback
     from llmbridge.ledger import Typical
     from llmbridge.request import Model
 
 ModelMode = Literal["chat", "embedding"]
 Sort = Literal["model", "cost", "context", "latency"]
 MODES = get_args(ModelMode)
-LONG_CONTEXT = 200_000  # tokens
-# LiteLLM's table has no flag for it: what its makers call a model for code.
-_CODE = re.compile(r"(?:^|[-_/.])(?:code|coder|codex|codestral|devstral|codegemma|codellama|starcoder)(?![a-z])")
 NAMES = (*CAPABILITIES, "long_context", "code")
 
 
@@ -41,45 +38,6 @@ class Filters(TypedDict, total=False):
     provider: str | None
     mode: ModelMode
     deprecated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A model as the catalogue lists it. None: nobody knows.
-
-    Attributes:
-        model: "provider/name", as LiteLLM spells it.
-        context_window, max_output_tokens: in tokens.
-        input_usd_per_mtok, output_usd_per_mtok: US dollars per million tokens, at the plain price, without tiers and
-            caches. The table's 0 is free only for what runs here; elsewhere it is a preview's, or nobody filled it in.
-        capabilities: some of "vision", "audio", "pdf", "tools", "json_schema", "reasoning", "prompt_caching",
-            "long_context" (200,000 tokens or more) and "code", which goes by the name alone.
-        deprecates_on: when its provider takes it away.
-        latency_s: the median of its answers in the ledger; only of a query by latency.
-        own: the Model that adds it or gives it other prices.
-    """
-
-    model: str
-    provider: str
-    mode: str
-    context_window: int | None = None
-    max_output_tokens: int | None = None
-    input_usd_per_mtok: Decimal | None = None
-    output_usd_per_mtok: Decimal | None = None
-    capabilities: frozenset[str] = frozenset()
-    deprecates_on: date | None = None
-    latency_s: float | None = None
-    own: Model | None = field(default=None, repr=False)
-
-    @property
-    def usd_per_mtok(self) -> Decimal | None:
-        """One price to compare by: three tokens of input to one of output. None if unknown, or a 0 that is no fact."""
-        output = Decimal(0) if self.mode == "embedding" else self.output_usd_per_mtok
-        if self.input_usd_per_mtok is None or output is None:
-            return None
-        price = (3 * self.input_usd_per_mtok + output) / 4
-        free = self.provider in LOCAL or (self.own is not None and self.own.input_usd_per_mtok is not None)
-        return price if price or free else None
 
 
 class Catalog:
@@ -115,8 +73,8 @@ class Catalog:
             mode: "chat" (the default) or "embedding".
             deprecated: list also what its provider has taken away.
 
-        Raises ValueError, with the nearest right name, for a capability, provider, mode or sort that there is not; by
-        latency also LedgerError.
+        Raises TypeError or ValueError, with the nearest right name, for a filter, capability, provider, mode or sort
+        that there is not; by latency also LedgerError.
         """
         one_of("sort", sort, get_args(Sort))
         wanted = _checked(filters)
@@ -129,9 +87,7 @@ class Catalog:
             )
         if sort == "latency":
             seen = self.typical()
-            found = [
-                replace(each, latency_s=seen[each.model].latency_s) if each.model in seen else each for each in found
-            ]
+            found = [each.measured(seen[each.model].latency_s if each.model in seen else None) for each in found]
         return sorted(found, key=lambda each: (*_ORDERS[sort](each), each.model))
 
     def cheapest(self, **filters: Unpack[Filters]) -> Listing:
@@ -147,6 +103,21 @@ class Catalog:
         """The one with the largest context window. Raises LookupError if there is none, and as find()."""
         return self._first("context", "with a known window", lambda each: each.context_window is not None, filters)
 
+    def chain(self, name: str) -> Fallback:
+        """A ready chain, for `model=`: "high_quality", "cost_optimized", "fast_latency", "local_only",
+        "code_generation", "long_context", "balanced", "analysis" or "simple_tasks"; `llmbridge chains` shows the rule
+        and the models of each. Made of what is listed here and the keys in the environment at this moment.
+
+        Raises ValueError for another name, LookupError if the chain has nobody to ask, and says what to do.
+        """
+        return self.explain_chain(name).fallback()
+
+    def explain_chain(self, name: str) -> Chain:
+        """The same, with the reasons: whom it asks and why, and for whom a key is missing. Raises ValueError."""
+        from llmbridge.catalog.chains import chain  # here: a query needs nothing of what a Fallback does
+
+        return chain(name, self)
+
     def _first(self, sort: Sort, what: str, fits: Callable[[Listing], bool], filters: Filters) -> Listing:
         found = next((each for each in self.find(sort=sort, **filters) if fits(each)), None)
         if found is None:
@@ -156,85 +127,29 @@ class Catalog:
 
     def _all(self, wanted: Mapping[str, Any]) -> Iterator[Listing]:
         """Those that fit, each once."""
-        own = {model.model: model for model in self.own}
+        own = {model.model: model for model in reversed(self.own)}  # of two deployments the first
         today = datetime.fromtimestamp(self._clock(), UTC).date()
-        table = bundled()
-        done: set[str] = set()
+        table, mode, flags = bundled(), wanted["mode"], wanted["flags"]
         for key, fields in table.items():
-            name = spelled(key, fields) if fields.get("mode") in MODES else None
-            if name is None or name[1] in done or (key != name[1] and name[1] in table):
+            if fields.get("mode") != mode or not all(map(fields.get, flags)):  # what is quickly told, for most of them
                 continue
-            done.add(name[1])
-            if (listing := _listing(*name, fields, own.get(name[1]), wanted, today)) is not None:
+            name = spelled(key, fields)
+            if name is None or (key != name[1] and name[1] in table):
+                continue
+            if (listing := listing_of(*name, fields, own.get(name[1]), wanted, today)) is not None:
                 yield listing
-        for model in {name: each for name, each in own.items() if name not in done}.values():
-            provider = model.model.rpartition("/")[0].partition("/")[0]
-            if (listing := _listing(provider, model.model, {}, model, wanted, today)) is not None:
-                yield listing
+        for model in own.values():
+            if not _is_listed(model.model):
+                provider = model.model.rpartition("/")[0].partition("/")[0]
+                if (listing := listing_of(provider, model.model, {}, model, wanted, today)) is not None:
+                    yield listing
 
 
-def _listing(
-    provider: str, model: str, fields: Mapping[str, Any], own: Model | None, wanted: Mapping[str, Any], today: date
-) -> Listing | None:
-    """The line of one model, or None if it is not *wanted*: most are not, and a price is dear to make."""
-    mode = fields.get("mode") or wanted["mode"]
-    window = _tokens(fields.get("max_input_tokens"))
-    if (
-        mode != wanted["mode"]
-        or provider != wanted.get("provider", provider)
-        or wanted["query"] not in model.lower()
-        or (window or 0) < wanted.get("min_context", 0)
-    ):
-        return None
-    if not all(fields.get(flag) for flag in wanted["flags"]):
-        return None
-    gone = _day(fields.get("deprecation_date"))
-    can = frozenset(_capabilities(model, fields, window))
-    if not wanted["capability"] <= can or (gone is not None and gone <= today and not wanted["deprecated"]):
-        return None
-    prices = _prices(provider, fields, own)
-    most = wanted.get("max_input_usd_per_mtok")
-    if most is not None and (prices[0] is None or prices[0] > most):
-        return None
-    output = _tokens(fields.get("max_output_tokens")) or _tokens(fields.get("max_tokens"))
-    output = (own.max_output_tokens if own is not None else None) or output
-    return Listing(model, provider, mode, window, output, *prices, can, gone, own=own)
-
-
-def _prices(provider: str, fields: Mapping[str, Any], own: Model | None) -> tuple[Decimal | None, Decimal | None]:
-    if own is not None and own.input_usd_per_mtok is not None:
-        return cast(Decimal, own.input_usd_per_mtok), cast(Decimal, own.output_usd_per_mtok)
-    if provider in LOCAL:
-        return Decimal(0), Decimal(0)
-    return _per_mtok(fields.get("input_cost_per_token")), _per_mtok(fields.get("output_cost_per_token"))
-
-
-@functools.lru_cache(maxsize=4096)  # a few hundred prices for some thousand models
-def _per_mtok(usd_per_token: Any) -> Decimal | None:
-    if isinstance(usd_per_token, bool) or not isinstance(usd_per_token, (int, float)) or usd_per_token < 0:
-        return None  # some tables write -1 for "it depends"
-    # a float's shortest text, and of it what ten digits say: a table of products has 6.000000000000001e-07
-    return Decimal(f"{Decimal(str(usd_per_token)) * 1_000_000:.10g}").normalize() + 0
-
-
-def _capabilities(model: str, fields: Mapping[str, Any], window: int | None) -> Iterator[str]:
-    yield from (name for name, (flag, _) in CAPABILITIES.items() if fields.get(flag))
-    if window is not None and window >= LONG_CONTEXT:
-        yield "long_context"
-    if _CODE.search(model.lower()):
-        yield "code"
-
-
-def _tokens(value: Any) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
-
-
-@functools.lru_cache(maxsize=1024)
-def _day(text: Any) -> date | None:
-    try:
-        return date.fromisoformat(text) if text else None
-    except (TypeError, ValueError):
-        return None
+def _is_listed(model: str) -> bool:
+    """Whether the table has *model*, for whatever it is used."""
+    table = bundled()
+    found = [spelled(key, table[key]) for key in (model, model.partition("/")[2]) if key in table]
+    return any(name is not None and name[1] == model for name in found)
 
 
 def _cost(each: Listing) -> tuple[bool, Decimal]:
@@ -251,7 +166,11 @@ _ORDERS: dict[str, Callable[[Listing], tuple[Any, ...]]] = {
 
 
 def _checked(filters: Filters) -> dict[str, Any]:
-    """*filters* in the form in which they are compared. Raises ValueError for what no model could be."""
+    """*filters* in the form in which they are compared. Raises TypeError for a filter that there is not, which must not
+    let everything through, and ValueError for what no model could be."""
+    for name in filters:
+        if name not in Filters.__annotations__:
+            raise TypeError(_no_such("filter", name, ("sort", *Filters.__annotations__)))
     wanted: dict[str, Any] = {"mode": filters.get("mode", "chat"), "deprecated": bool(filters.get("deprecated"))}
     one_of("mode", wanted["mode"], MODES)
     given = filters.get("capability", ())
@@ -283,10 +202,13 @@ def _amount(name: str, value: Any) -> Decimal:
 
 def one_of(what: str, value: object, known: Collection[str]) -> None:
     """Raise ValueError, with the nearest right name, unless *value* is one of *known*."""
-    if value in known:
-        return
+    if value not in known:
+        raise ValueError(_no_such(what, value, known))
+
+
+def _no_such(what: str, value: object, known: Collection[str]) -> str:
     from difflib import get_close_matches  # for a mistake alone
 
     near = get_close_matches(str(value), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(sorted(known)[:20])}"
-    raise ValueError(f"there is no {what} {value!r}: {hint}")
+    return f"there is no {what} {value!r}: {hint}"
