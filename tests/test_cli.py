@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -322,8 +323,29 @@ def test_explain_says_that_an_answer_is_kept(sim: Simulator, command: Command) -
     assert done.stdout.startswith("The answer is kept: nothing would be sent, and it costs $0.")
 
 
-def test_the_version_is_printed(command: Command) -> None:
-    assert command("--version").stdout.startswith("llmbridge 0.")
+def test_the_version_is_printed_without_importing_a_verb() -> None:
+    script = """
+import sys
+from llmbridge.cli import VERBS, main
+sys.argv = ["llmbridge", "--version"]
+try: main()
+except SystemExit: pass
+heavy = ["rich", "sqlite3", "json", "asyncio", "llmbridge.ledger", "llmbridge.cache", "llmbridge.record"]
+print([name for name in (*heavy, *(f"llmbridge.cli.{verb}" for verb in VERBS)) if name in sys.modules])
+"""
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    version, imported = done.stdout.splitlines()
+    assert version.startswith("llmbridge 0.")
+    assert imported == "[]"
+
+
+def test_a_misspelt_verb_is_told_what_was_meant(command: Command) -> None:
+    done = command("explane")
+
+    assert done.returncode == 2
+    assert "No such command 'explane'. Did you mean 'explain'?" in done.stderr
 
 
 def test_the_demos_recording_says_that_a_simulator_made_it() -> None:

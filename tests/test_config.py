@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -462,3 +463,55 @@ def test_a_damaged_file_is_a_configuration_or_a_config_error(cut: int, rest: int
         Bridge.from_config(path)
     except ConfigError as error:
         assert error.path == str(path)
+
+
+def test_how_long_a_prompt_may_be_is_configured_for_all_bridges_or_for_one(
+    write: Write,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(
+        """
+        default = "openai/gpt-4o-mini"
+        max_input_tokens = 50
+        [bridges.short]
+        truncate = "middle"
+        """
+    )
+
+    with pytest.raises(ValueError, match="max_input_tokens is 50; nothing was sent"):
+        Bridge.from_config().plan("fish " * 500)
+    assert Bridge.from_config(name="short").plan("fish " * 500).candidates[0].input_tokens < 60
+    monkeypatch.setenv("LLMBRIDGE_MAX_INPUT_TOKENS", "40")
+    with pytest.raises(ValueError, match="max_input_tokens is 40"):
+        Bridge.from_config().plan("fish " * 500)
+
+
+def test_a_truncation_without_a_length_is_a_mistake(write: Write) -> None:  # noqa: F811
+    write("""
+        default = "openai/gpt-4o-mini"
+        truncate = "oldest"
+    """)
+
+    assert "line 3: truncate: needs max_input_tokens" in str(wrong())
+
+
+def test_configured_models_and_prices_are_in_the_catalogue_and_local_only_is_a_key(write: Write) -> None:  # noqa: F811
+    write(
+        """
+        default = "home"
+        [models."acme/x"]
+        input_usd_per_mtok = 0.5
+        output_usd_per_mtok = 1.5
+        [models.near]
+        model = "ollama_chat/llama3.2"
+        [fallback.home]
+        models = ["near", "acme/x"]
+        local_only = true
+        """
+    )
+    bridge = Bridge.from_config()
+
+    assert bridge.models.cheapest(provider="acme").input_usd_per_mtok == Decimal("0.5")
+    assert [each.model for each in bridge.models.chain("local_only").models] == ["ollama_chat/llama3.2"]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="local_only: acme/x would leave this machine"):
+        bridge.plan("Name a fish.")

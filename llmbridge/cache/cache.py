@@ -62,6 +62,7 @@ class Cache:
         size_limit_bytes: of the directory; past it, the oldest answers go first.
         stale_if_error_s: for how many seconds more an answer may be served when every candidate failed.
         namespace: names of tags. Calls that differ in one of them share nothing: ("tenant",) keeps tenants apart.
+        read_only: for whoever looks on: makes no directory, and writes nothing, no counters either.
         clock: seconds since the epoch.
     """
 
@@ -73,6 +74,7 @@ class Cache:
         size_limit_bytes: int = 2**30,
         stale_if_error_s: float = 0.0,
         namespace: Iterable[str] = (),
+        read_only: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if isinstance(namespace, str):
@@ -87,6 +89,7 @@ class Cache:
         self.size_limit_bytes = size_limit_bytes
         self.stale_if_error_s = stale_if_error_s
         self.namespace = tuple(sorted(set(namespace)))
+        self.read_only = read_only
         self._clock = clock
         self._lock = threading.Lock()
         self._store: Store | None = None
@@ -207,6 +210,19 @@ class Cache:
 
         return self._try("remember", keep) or 0 if items else 0
 
+    def entries(
+        self, key: str = "", *, model: str | None = None, tag: str | None = None, limit: int = 100
+    ) -> list[tuple[str, Entry]]:
+        """Key and answer of the latest *limit* entries that would be served, latest first; counts no hit. Never raises.
+
+        *key* is how their keys begin; *model* and *tag* choose as in clear(). Broken entries, which verify() names, are
+        left out.
+        """
+        rows = self._try("entries", lambda store: store.latest(key, lambda about: _is_about(about, model, tag), limit))
+        found = [(each, self._read(text, each)) for each, text in rows or ()]
+        served = [(each, entry and self._in_time(entry, None, 0.0)) for each, entry in found]
+        return [(each, entry) for each, entry in served if entry is not None]
+
     def clear(self, model: str | None = None, tag: str | None = None) -> int:
         """Remove the answers of *model* (a name or a pattern, "openai/*") and with *tag* ("user=alice"), or all.
 
@@ -269,13 +285,15 @@ class Cache:
 
         with self._lock:
             if self._store is None:
-                self._store = Store(directory, self.size_limit_bytes)
-                self._at_end = weakref.finalize(self, _count_and_close, self._store, self._counts)
+                self._store = Store(directory, self.size_limit_bytes, read_only=self.read_only)
+                counts = Counter[str]() if self.read_only else self._counts
+                self._at_end = weakref.finalize(self, _count_and_close, self._store, counts)
             return self._store
 
     def _flush(self, store: Store) -> None:
-        with self._tallying() as counts:
-            store.tally(counts)
+        if not self.read_only:
+            with self._tallying() as counts:
+                store.tally(counts)
 
     @contextlib.contextmanager
     def _tallying(self) -> Iterator[Counter[str]]:

@@ -30,6 +30,10 @@ from llmbridge.cache.entry import LARGEST_BYTES, Foreign
 
 # As diskcache's get() asks when its eviction policy wants no access times; which takes 5 microseconds more.
 TEXT = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
+ROWS = (
+    "SELECT tag, key, raw, mode, filename, value FROM Cache"
+    " WHERE key >= ? AND key < ? AND (expire_time IS NULL OR expire_time > ?)"
+)
 BUSY_S = 0.01  # how long SQLite itself waits for other processes; store.py has the patience
 OPEN_S = 1.0  # how long opening does
 IN_ROW_BYTES = 32 * 1024  # a longer value has a file of its own
@@ -155,9 +159,18 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     _connection: sqlite3.Connection | None = None
     _ready = False
 
-    def __init__(self, directory: str, size_limit_bytes: int) -> None:
+    def __init__(self, directory: str, size_limit_bytes: int, *, read_only: bool = False) -> None:
+        self._read_only = read_only
         self._ours = SETTINGS | {"size_limit": size_limit_bytes}
         self._give_up = time.monotonic() + OPEN_S
+        if read_only:  # diskcache's own opening writes, so what it would set is set here
+            self._directory = directory
+            self._disk: Any = TextDisk(directory)
+            self._txn_id = None
+            (self._page_size,) = self._patiently("PRAGMA page_size").fetchone()
+            self._patiently(f"{ROWS} LIMIT 0", ("", "", 0))  # or it is no cache
+            self._ready = True
+            return
         super().__init__(directory, disk=TextDisk, **self._ours)
         self._sql_retry("CREATE TABLE IF NOT EXISTS Tally (name TEXT PRIMARY KEY, amount INTEGER NOT NULL)")
         self._ready = True
@@ -165,15 +178,25 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     @property
     def _con(self) -> sqlite3.Connection:
         if self._connection is None:
-            path = Path(self._directory, DATABASE)
-            self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                self._uri(), uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
             # rot inside a text is for the checksum to find: an error here would be one of the whole database
             self._connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_ROW_BYTES)
             self._connection.execute("PRAGMA trusted_schema = OFF")
             for name in ("cache_size", "mmap_size", "synchronous"):  # those of a connection; the others are in the file
                 self._connection.execute(f"PRAGMA {name} = {SETTINGS['sqlite_' + name]}")
+            if self._read_only:
+                self._connection.execute("PRAGMA query_only = ON")
         return self._connection
+
+    def _uri(self) -> str:
+        """The file, and how SQLite opens it: to read only as ledger/sqlite.py does, and for its reasons."""
+        path = Path(self._directory, DATABASE).absolute()
+        wal = path.with_name(f"{DATABASE}-wal")
+        beside = self._read_only and wal.exists() and wal.stat().st_size
+        return f"{path.as_uri()}?mode={'ro' if beside else 'rw' if self._read_only else 'rwc'}"
 
     @property
     def _sql_retry(self) -> Callable[..., sqlite3.Cursor]:
@@ -248,6 +271,11 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         while rows := self._sql(page, (last,)).fetchall():
             yield from rows
             last = rows[-1][0]
+
+    def latest(self, key: str) -> Iterator[tuple[Any, ...]]:
+        """(about, key, raw, mode, file's name, value) of every row whose key begins with *key* and whose time is not
+        over, the latest first."""
+        yield from self._sql(f"{ROWS} ORDER BY store_time DESC", (key, f"{key}\U0010ffff", time.time()))
 
     def remove_rows(self, rowids: list[int]) -> None:
         """Remove rows and their files."""

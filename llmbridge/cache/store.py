@@ -58,13 +58,16 @@ class Store:
     else. A write may wait LOCKED_S for other processes, opening OPEN_S. Opening costs about 5 ms, the first time 20.
     """
 
-    def __init__(self, directory: Path, size_limit_bytes: int) -> None:
+    def __init__(self, directory: Path, size_limit_bytes: int, *, read_only: bool = False) -> None:
         self.directory = directory
         self._lock = threading.RLock()
         self._database: Database | None = None
         with self._translated():
-            _prepare(directory)
-            self._database = Database(str(directory), size_limit_bytes)
+            if not read_only:
+                _prepare(directory)
+            elif not (directory / DATABASE).is_file():
+                raise Unusable("there is none")
+            self._database = Database(str(directory), size_limit_bytes, read_only=read_only)
         _stores.add(self)
 
     @contextlib.contextmanager
@@ -111,6 +114,18 @@ class Store:
 
         with self._translated() as database:
             return [text(database, key) for key in keys]
+
+    def latest(self, key: str, wanted: Callable[[object], bool], most: int) -> list[tuple[str, str]]:
+        """Key and text of at most so many entries whose `about` is *wanted* and whose key begins so, latest first."""
+        with self._translated() as database, contextlib.closing(database.latest(key)) as rows:
+            found: list[tuple[str, str]] = []
+            for about, stored, raw, mode, name, value in rows:
+                if len(found) == most:
+                    break
+                with contextlib.suppress(Foreign, OSError):  # check() names them
+                    if wanted(about):
+                        found.append((database.disk.get(stored, raw), database.disk.fetch(mode, name, value, False)))
+            return found
 
     def put(self, items: Iterable[Item], *, tally: Tally = _NOTHING) -> None:
         """Keep *items*, all or none, and add *tally* to the counters. Now and then, remove what is over or too much."""

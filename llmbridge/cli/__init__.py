@@ -1,42 +1,54 @@
-"""The `llmbridge` command: one file a verb."""
+"""The `llmbridge` command: one file a verb, imported when it is asked for."""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llmbridge import __version__
-from llmbridge.cli import cassette, config
-from llmbridge.cli.batch import batch
-from llmbridge.cli.chains import chains
-from llmbridge.cli.compare import compare
-from llmbridge.cli.complete import complete
-from llmbridge.cli.demo import demo
-from llmbridge.cli.explain import explain
-from llmbridge.cli.models import models
-from llmbridge.cli.run import run
 from llmbridge.errors import BudgetExceeded, ConfigError, LLMBridgeError
+
+
+# A module of each name has either an `app` of its own, or a function of that name.
+VERBS = (
+    *("complete", "compare", "batch", "explain", "run", "demo", "models", "chains"),
+    *("spend", "calls", "budget", "ledger", "cache", "cassette", "config"),
+)
+
+
+class _Verbs(TyperGroup):
+    """The verbs, each imported and built when it is run or explained: all of them together took longer than Typer."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.commands: Any = dict.fromkeys(VERBS)  # names alone, which help lists and a misspelt one is compared with
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"llmbridge.cli.{cmd_name}")
+        if hasattr(module, "app"):
+            made: Any = typer.main.get_group(module.app)
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command(context_settings=getattr(module, "CONTEXT", None))(getattr(module, cmd_name))
+            made = typer.main.get_command(alone)
+        made.name = cmd_name
+        return made
 
 
 app = typer.Typer(
     name="llmbridge",
+    cls=_Verbs,
     help="One complete() over LiteLLM: typed answers, one error tree, fallback, replay offline.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(complete)
-app.command()(compare)
-app.command()(batch)
-app.command()(explain)
-app.command(context_settings={"ignore_unknown_options": True})(run)
-app.command()(demo)
-app.command()(models)
-app.command()(chains)
-app.add_typer(cassette.app, name="cassette")
-app.add_typer(config.app, name="config")
 
 
 def _version(wanted: bool) -> None:

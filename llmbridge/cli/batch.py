@@ -241,7 +241,7 @@ def _say(tally: Tally, out: Path, *, as_json: bool) -> None:
     if as_json:
         found = {**dataclasses.asdict(tally), "left": tally.left, "out": str(out)}
         found["failures"] = str(failures) if tally.failed else None
-        typer.echo(printing.as_json(found))
+        printing.as_json(found)
         return
     said = [
         f"{tally.answered} answered"

@@ -96,7 +96,7 @@ def compare(
         bridge.plan(asked, model=each, **pricing.planned(arguments))
     answers = asking.run(_ask_all(bridge, asked, model, arguments))
     if as_json:
-        typer.echo(printing.as_json([each.as_data() for each in answers]))
+        printing.as_json([each.as_data() for each in answers])
     else:
         _print(answers)
     if any(each.error for each in answers):

@@ -67,7 +67,7 @@ def _ask(bridge: Bridge, asked: Any, arguments: dict[str, Any], *, stream: bool,
         with bridge.stream(asked, **arguments) as chunks:
             return printing.chunks(chunks)
     completion = bridge.complete(asked, **arguments)
-    typer.echo(printing.as_json(_as_data(completion)) if as_json else completion.text)
+    printing.as_json(_as_data(completion)) if as_json else typer.echo(completion.text)
     return completion
 
 

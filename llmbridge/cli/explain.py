@@ -46,7 +46,7 @@ def explain(
     )
     plan = default().plan(asked, **arguments)
     if as_json:
-        typer.echo(printing.as_json({"is_kept": plan.is_kept, **dataclasses.asdict(plan)}))
+        printing.as_json({"is_kept": plan.is_kept, **dataclasses.asdict(plan)})
     else:
         _print(plan)
     if not plan.is_kept and any(room.on_exceed == "refuse" and not room.fits for room in plan.headroom):

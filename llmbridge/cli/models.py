@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmbridge.catalog import Listing
 
 SHOWN = 40  # where nobody says how many
+FIGURES = ("context", "output", "$ in", "$ out", "s")
 
 
 def models(
@@ -57,8 +58,7 @@ def models(
     if as_json:
         typer.echo(json.dumps([as_data(each) for each in shown], indent=2))
     elif shown:
-        names = ("model", "context", "output", "$ in", "$ out", "can", "until", *(["s"] if sort == "latency" else []))
-        printing.table([dict(zip(names, _row(each, sort), strict=True)) for each in shown])
+        printing.table([_row(each, sort) for each in shown], right=FIGURES, spare=("can", "output", "until"))
     if not found:
         typer.echo("no model fits", err=True)
         raise typer.Exit(1)
@@ -82,17 +82,17 @@ def as_data(listing: Listing) -> dict[str, Any]:
     }
 
 
-def _row(each: Listing, sort: str) -> list[str]:
-    row = [
-        each.model,
-        _count(each.context_window),
-        _count(each.max_output_tokens),
-        _price(each.input_usd_per_mtok),
-        _price(each.output_usd_per_mtok),
-        " ".join(sorted(each.capabilities)),
-        "" if each.deprecates_on is None else each.deprecates_on.isoformat(),
-    ]
-    return [*row, "" if each.latency_s is None else f"{each.latency_s:.2f}"] if sort == "latency" else row
+def _row(each: Listing, sort: str) -> dict[str, str]:
+    row = {
+        "model": each.model,
+        "context": _count(each.context_window),
+        "output": _count(each.max_output_tokens),
+        "$ in": _price(each.input_usd_per_mtok),
+        "$ out": _price(each.output_usd_per_mtok),
+        "can": " ".join(sorted(each.capabilities)),
+        "until": "" if each.deprecates_on is None else each.deprecates_on.isoformat(),
+    }
+    return {**row, "s": "" if each.latency_s is None else f"{each.latency_s:.2f}"} if sort == "latency" else row
 
 
 def _count(tokens: int | None) -> str:

@@ -89,10 +89,8 @@ def show(found: Quote, *, as_json: bool) -> None:
             [asdict(each) for each in found.prices.values()],
             [asdict(each) for each in found.rooms.values()],
         )
-        typer.echo(
-            printing.as_json(
-                {"answered_before": found.before, "models": models, "total": asdict(total), "budgets": budgets}
-            )
+        printing.as_json(
+            {"answered_before": found.before, "models": models, "total": asdict(total), "budgets": budgets}
         )
         return
     rows = [*found.prices.values(), *([total] if len(found.prices) > 1 else [])]

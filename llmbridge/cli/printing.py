@@ -6,7 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -25,11 +27,6 @@ if TYPE_CHECKING:
 
 WIDE = 160
 NARROW = 100
-
-
-def as_json(data: Any) -> str:
-    """*data* for another program; amounts of money as text, which loses no digit."""
-    return json.dumps(data, indent=2, ensure_ascii=False, default=str)
 
 
 def screen() -> Console:
@@ -75,11 +72,22 @@ def _table(
     for number, row in enumerate(rows, 1):
         last = total and number == len(rows)
         made.add_row(
-            *(row[name] for name in names),
+            *(_cell(row[name]) for name in names),
             style="bold" if last else None,
             end_section=total and number == len(rows) - 1,
         )
     return made
+
+
+def plain(text: str) -> str:
+    """*text* without commands to the terminal: a caller's tag may hold anything."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _cell(value: str | Text) -> Text:
+    from rich.text import Text
+
+    return value if isinstance(value, Text) else Text(plain(value))  # not a str, in which rich sees markup
 
 
 def chunks(stream: CompletionStream) -> Completion:
@@ -148,3 +156,23 @@ def attempts(completion: Completion) -> None:
         right=("tokens", "cost", "s"),
     )
     typer.echo(f"call {completion.record.id}: {show_usd(completion.cost_usd)}, {completion.record.duration_s:.2f} s")
+
+
+def money(amount_usd: Decimal, most: Decimal) -> str:
+    """*amount_usd* in a column whose greatest amount is *most*: all have the same digits, and what is there is seen."""
+    digits = 2 if most >= 100 else 4 if most >= 1 else 6
+    least = Decimal(1).scaleb(-digits)
+    if 0 < amount_usd < least:
+        return f"<${least}"
+    return f"${amount_usd:,.{digits}f}"
+
+
+def as_json(data: object, *, indent: int | None = 2, err: bool = False) -> None:
+    """Print *data*: amounts and times as texts."""
+    typer.echo(json.dumps(data, indent=indent, default=_text, ensure_ascii=False), err=err)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return value.isoformat() if isinstance(value, datetime) else str(value)

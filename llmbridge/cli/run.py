@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmbridge.record import CallRecord
 
 EXCEEDED = 3
+CONTEXT = {"ignore_unknown_options": True}  # they are the script's
 
 
 def run(
@@ -108,7 +109,7 @@ def _say(records: list[CallRecord], caps: list[Budget], *, as_json: bool) -> Non
     refused = sum(each.refused_by in {cap.name for cap in caps} for each in records)
     if as_json:
         found = {"calls": len(records), "cached": cached, "refused": refused, "cost_usd": cost_usd}
-        typer.echo(printing.as_json({**found, "budgets": [cap.name for cap in caps]}), err=True)
+        printing.as_json({**found, "budgets": [cap.name for cap in caps]}, err=True)
         return
     said = [f"{len(records)} call{'s' * (len(records) != 1)}", f"{cached} cached" if cached else "", show_usd(cost_usd)]
     said += [f"of {cap.limit}" for cap in caps]

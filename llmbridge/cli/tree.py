@@ -81,7 +81,7 @@ def tree(lines: Sequence[Row], *, width: int = 24) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     for justify in ("left", "left", "right", "left", "right"):
         table.add_column(justify=justify, no_wrap=True)
-    table.add_column(overflow="fold")  # the notes give way first on a narrow screen
+    table.add_column(overflow="fold")  # the note gives way on a narrow screen
     whole_s = max((line.start_s + line.duration_s for line in lines), default=0.0)
     most = max((line.cost_usd or Decimal(0) for line in lines), default=Decimal(0))
     for line in lines:

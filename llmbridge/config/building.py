@@ -26,6 +26,7 @@ from llmbridge.request import Hidden, Model
 
 
 _PLACES = (("cache", "directory"), ("ledger", "path"))  # beside the file, if they are relative
+PLAIN = ("deadline_s", "propagate", "max_input_tokens", "truncate")  # arguments of a Bridge as they stand
 MAPPINGS = ("extra_headers", "params")  # as text, from the environment, of which the parts are not known
 _USER_IN_URL = re.compile(r"(?<=//)[^/@\s]+(?=@)")
 
@@ -59,6 +60,7 @@ class _Building:
                 self._add(("bridges",), f"has no {name!r}; it has {', '.join(root.bridges) or 'none'}")
             for each in (None, *root.bridges):
                 self._check_money(root, each)
+                self._check_prompt(root, each)
             self._check_tracing(root)
         self._raise()
         assert root is not None
@@ -148,6 +150,11 @@ class _Building:
             except ValueError as error:
                 self._add(place, str(error))
 
+    def _check_prompt(self, root: Root, name: str | None) -> None:
+        at, own = ((), root) if name is None else (("bridges", name), root.bridges[name])
+        if "truncate" in own.given and not (own.max_input_tokens or root.max_input_tokens):
+            self._add((*at, "truncate"), "needs max_input_tokens, the number of tokens to fit into")
+
     def _check_tracing(self, root: Root) -> None:
         wanted = _tracing(root)
         try:
@@ -170,7 +177,7 @@ class _Building:
             "budgets": distinct([each for _, each in _budgets(root, name)]),
             "limits": [each.made for table in tables for each in table.limits],
         }
-        arguments |= {each: said[each] for each in ("deadline_s", "propagate") if each in said}
+        arguments |= {each: said[each] for each in PLAIN if each in said}
         options = {} if ledger is None else {each: value for each, value in ledger.given.items() if each != "path"}
         return Configuration(self._document.path, Hidden(arguments), options, _tracing(root), sources)
 

@@ -27,7 +27,7 @@ from pydantic import (
 from llmbridge.cache import Cache
 from llmbridge.fallback import Fallback, Limit
 from llmbridge.ledger import Budget, Ledger
-from llmbridge.params import CACHE, EmbedParams, Params
+from llmbridge.params import CACHE, PROMPT, EmbedParams, Params, Truncate
 from llmbridge.request import Model
 
 
@@ -130,7 +130,7 @@ else:
         **{
             name: (Annotated[hint, LENIENT], Field(default_factory=lambda: None))
             for name, hint in (get_type_hints(Params) | get_type_hints(EmbedParams)).items()
-            if name not in CACHE
+            if name not in CACHE | PROMPT
         },
     )
     ModelTable = _table(
@@ -191,6 +191,8 @@ class BridgeTable(Table):
     default: Names = []
     deadline_s: Annotated[Seconds, LENIENT] = 600.0
     propagate: Annotated[bool, LENIENT] = False
+    max_input_tokens: Annotated[int | None, Field(gt=0), LENIENT] = None
+    truncate: Truncate = "error"
     budgets: Annotated[
         list[Annotated[BudgetTable, BeforeValidator(_limit_alone)]], Field(json_schema_extra=_also_text)
     ] = []

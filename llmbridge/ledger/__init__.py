@@ -7,6 +7,7 @@ from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
 from llmbridge.ledger.ending import close_ledgers
 from llmbridge.ledger.ledger import Ledger
 from llmbridge.ledger.need import Asked, Charge, Need
+from llmbridge.ledger.reading import ReadOnlyLedger
 from llmbridge.ledger.refusal import Refusal
 from llmbridge.ledger.report import Balance, Spend, Typical
 
@@ -19,6 +20,7 @@ __all__ = [
     "Charge",
     "Ledger",
     "Need",
+    "ReadOnlyLedger",
     "Refusal",
     "Reservation",
     "Spend",

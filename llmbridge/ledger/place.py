@@ -40,6 +40,14 @@ def prepare(path: Path) -> None:
         raise LedgerError(f"{path} belongs to another user (uid {found.st_uid})")
 
 
+def require(path: Path) -> None:
+    """Raise LedgerError if there is no file at *path*."""
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}; the first call that is recorded makes it")
+    if not path.is_file():
+        raise LedgerError(f"{path} is not a file")
+
+
 def identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of *path*; None if there is no such file."""
     try:

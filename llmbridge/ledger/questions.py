@@ -35,6 +35,13 @@ class Questions:
         """Every change of a limit at run time, oldest first: the audit trail."""
         return self._read(report.changes)
 
+    def budgets(self) -> list[Budget]:
+        """Every budget that a call has counted by, oldest first, with the limit that a program declared last.
+
+        For which models it is, and what happens past it, is the programs' own business and not written down.
+        """
+        return self._read(report.budgets)
+
     def balance(self, budget: Budget | str | None = None) -> list[Balance]:
         """Where the counters stand now: of *budget* (or the budget of that name), or of all."""
         self.expire()
@@ -45,12 +52,20 @@ class Questions:
         *,
         since: datetime | None = None,
         until: datetime | None = None,
+        ended_since: datetime | None = None,
         id: str | None = None,
         limit: int = 10_000,
     ) -> list[CallRecord]:
-        """The recorded calls, oldest first, the latest *limit* of them. No prompt and no answer is in them."""
+        """The recorded calls, oldest first, the latest *limit* of them. No prompt and no answer is in them.
+
+        Args:
+            since, until: aware datetimes; when the calls started, which an index finds.
+            ended_since: when they ended; every call since *since* is looked at.
+            id: of a call, or how it begins.
+        """
         self.expire()
-        return self._read(functools.partial(rows.records, since=since, until=until, id=id, limit=limit))
+        chosen = functools.partial(rows.records, since=since, until=until, ended_since=ended_since, id=id, limit=limit)
+        return self._read(chosen)
 
     def spend(
         self,

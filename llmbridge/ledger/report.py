@@ -101,6 +101,8 @@ class Typical:
 
 
 Number = TypeVar("Number", int, float)
+# Of no time zone do hours begin between two quarters of an hour, and a million times are some thousand quarters.
+QUARTER_US = 15 * 60 * 1_000_000
 _DATES = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
 _COLUMNS = ("model", "provider", "verb", "call")
 _SUMS = """
@@ -130,7 +132,12 @@ def spend(
     """One Spend a group, dearest first."""
     there = clocks(zone)
     assert isinstance(db, sqlite3.Connection), "this only reads"
-    db.create_function("local", 2, lambda time_us, form: moment(time_us).astimezone(there).strftime(form))
+
+    @functools.lru_cache
+    def local(quarter: int, form: str) -> str:
+        return moment(quarter * QUARTER_US).astimezone(there).strftime(form)
+
+    db.create_function("local", 2, local)
     # not SQLite's own JSON paths, which know no name with a quote in it and none that JSON writes with escapes
     db.create_function("tag", 2, functools.lru_cache(lambda tags, name: json.loads(tags).get(name)))
     groups, group_values = zip(*map(_group, by), strict=True) if by else ((), ())
@@ -152,7 +159,7 @@ def _group(name: str) -> tuple[str, tuple[str, ...]]:
     if name in _COLUMNS:
         return name, ()
     if name in _DATES:
-        return "local(at_us, ?)", (_DATES[name],)
+        return f"local(at_us / {QUARTER_US}, ?)", (_DATES[name],)
     return "tag(tags, ?)", (name.removeprefix("tag:"),)
 
 
@@ -187,15 +194,16 @@ def balances(db: Connection, *, budget: Budget | str | None, clock_us: int) -> l
     now = max(latest, clock_us)
     name = None if budget is None else known_as(budget)
     found = []
-    for row, *declared in db.execute(
-        "SELECT id, name, unit, window, zone, per, amount FROM budget WHERE ? IS NULL OR name = ? ORDER BY id",
-        (name, name),
-    ).fetchall():
-        known = _budget(*declared)
+    for row, known in _declared(db, name):
         if not isinstance(budget, Budget) or _same(known, budget):
             shown = budget if isinstance(budget, Budget) else known
             found += _counters(db, row, shown, now) or _untouched(db, shown, now)
     return found or (_untouched(db, budget, now) if isinstance(budget, Budget) else [])
+
+
+def budgets(db: Connection) -> list[Budget]:
+    """The budgets that the file knows."""
+    return [budget for _, budget in _declared(db, None)]
 
 
 def changes(db: Connection) -> list[dict[str, Any]]:
@@ -241,6 +249,15 @@ def _untouched(db: Connection, budget: Budget, now: int) -> list[Balance]:
 def _ends(budget: Budget, now: int) -> datetime | None:
     ends_us = budget.window.span(now).ends_us
     return None if ends_us is None or budget.window.kind == "rolling" else at(ends_us, budget.zone)
+
+
+def _declared(db: Connection, name: str | None) -> list[tuple[int, Budget]]:
+    """The row and the Budget of each, or of those of that name."""
+    rows = db.execute(
+        "SELECT id, name, unit, window, zone, per, amount FROM budget WHERE ? IS NULL OR name = ? ORDER BY id",
+        (name, name),
+    )
+    return [(row, _budget(*declared)) for row, *declared in rows]
 
 
 def _budget(name: str, unit: str, window_text: str, zone: str, per: str, amount: int) -> Budget:

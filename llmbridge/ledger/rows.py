@@ -107,12 +107,20 @@ def write_change(
 
 
 def records(
-    db: Connection, *, since: datetime | None, until: datetime | None, id: str | None, limit: int
+    db: Connection,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    ended_since: datetime | None,
+    id: str | None,
+    limit: int,
 ) -> list[CallRecord]:
     """CallRecords out of their rows, oldest first."""
     where, values = period("started_us", since, until)
+    ended, more = period("started_us + duration_s * 1e6", ended_since, None)
+    where, values = f"{where} AND {ended}", [*values, *more]
     if id is not None:
-        where, values = f"{where} AND id = ?", [*values, id]
+        where, values = f"{where} AND id >= ? AND id < ?", [*values, id, f"{id}\U0010ffff"]
     cursor = db.execute(
         f"SELECT id, started_us, models, tags, saved_nanousd, {', '.join(_CALL)} FROM call"
         f" WHERE {where} ORDER BY started_us DESC, id DESC LIMIT ?",

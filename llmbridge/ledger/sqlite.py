@@ -27,7 +27,7 @@ import weakref
 from pathlib import Path
 
 from llmbridge.errors import LedgerBusy, LedgerCorrupt, LedgerError
-from llmbridge.ledger.place import identity, prepare, sync_directory
+from llmbridge.ledger.place import identity, prepare, require, sync_directory
 from llmbridge.ledger.schema import ADVICE, PAGE_BYTES, begin_log, is_new, migrate
 from llmbridge.ledger.transaction import ALONE, DAMAGE, READ, WRITE, Connection, Thread, Transaction
 
@@ -46,13 +46,15 @@ _unusable: set[Path] = set()  # what this process inherited in the middle of a t
 
 
 class File:
-    """One ledger's database. Opens it, or makes it; a missing directory is made, for the owner alone.
+    """One ledger's database. Opens it, or makes it; a missing directory is made, for the owner alone. One to read only
+    is not made, and nothing in it or beside it is changed.
 
     Raises LedgerCorrupt if it is no ledger or cannot be read, LedgerError if it cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self.read_only = read_only
         self.commits = 0  # of this process, so that a sync knows what it covers
         self.rollbacks = 0
         self._checkpointed = -CHECKPOINT_COMMITS
@@ -62,9 +64,17 @@ class File:
         self._quiet = self._gated = True  # how the last fork went
         self._wal: int | None = None
         self._known = self._closed = False
-        prepare(path)
+        if read_only:
+            require(path)
+        else:
+            prepare(path)
         self._inode = identity(self.path)
         _files.add(self)
+        if read_only:
+            with self.reading() as db:
+                if is_new(db, path):
+                    raise LedgerError(f"{path} is empty, and no ledger")
+            return
         with self.transaction() as db:
             migrate(db, path)
             if self._wal_path.stat().st_size == 0:
@@ -76,6 +86,8 @@ class File:
 
     def transaction(self) -> Transaction:
         """A write transaction, committed at the end of the block. Raises LedgerBusy at once if there is another."""
+        if self.read_only:
+            raise LedgerError(f"{self.path} was opened to read only")
         return Transaction(self, self._thread(), WRITE)
 
     def reading(self) -> Transaction:
@@ -214,8 +226,7 @@ class File:
 
     def _connect(self) -> Thread:
         try:
-            # mode=rw: a file that vanished must not come back as an empty one
-            uri = f"{self.path.absolute().as_uri()}?mode=rw"
+            uri = f"{self.path.absolute().as_uri()}?mode={self._mode()}"
             db = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as exc:
             error = self.translated(exc)
@@ -226,6 +237,9 @@ class File:
                     is_new(db, self.path)
                     db.execute("COMMIT")
                     self._known = True
+                if self.read_only:
+                    db.execute("PRAGMA query_only=ON")
+                    return Thread(db, None)
                 db.execute(f"PRAGMA page_size={PAGE_BYTES}")
                 for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=0", "mmap_size=0"):
                     db.execute(f"PRAGMA {pragma}")
@@ -237,6 +251,15 @@ class File:
                     raise
                 error = self.translated(exc)
         raise error from None
+
+    def _mode(self) -> str:
+        """How SQLite is to open the file: never by making it, since one that vanished must not come back empty.
+
+        To read only is "ro" beside a -wal: the last to close would move what is in it into the database. Without one,
+        "ro" would leave an empty -wal behind, which "rw" takes away again.
+        """
+        wal = self._wal_path
+        return "ro" if self.read_only and wal.exists() and wal.stat().st_size else "rw"
 
     def _open_lock(self) -> int | None:
         if fcntl is None:
