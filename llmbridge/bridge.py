@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from llmbridge import config, metrics, request
+from llmbridge import config, everywhere, metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
 from llmbridge.call.memory import Mode, cache_params, memory_of, wish
@@ -337,10 +337,10 @@ class Bridge:
         policy, models = self._names.of(asked, model)
         if prompt:
             asked = fitted(asked, models[0].model, **prompt)
-        budgets = self._budgets
-        if budget is not None or policy.max_usd is not None:
+        budgets, capped = self._budgets, everywhere.budgets()
+        if capped or budget is not None or policy.max_usd is not None:
             limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
-            budgets = distinct([*budgets, *budgets_of(budget), *budgets_of(limit)])
+            budgets = distinct([*budgets, *capped, *budgets_of(budget), *budgets_of(limit)])
         tags = request.check_tags({**current(), **(tags or {})})
         memory = memory_of(self._cache, wish(cache, given), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
@@ -381,7 +381,7 @@ class Bridge:
         metrics.record(record)
         if log.isEnabledFor(logging.INFO):
             log.info("%s", record.explain())
-        for listener in list(self._subscribers):
+        for listener in [*self._subscribers, *everywhere.listeners()]:
             try:
                 listener(record)
             except Exception:

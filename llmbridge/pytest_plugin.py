@@ -176,19 +176,11 @@ def _listen(item: Any) -> list[CallRecord]:
     """The records of every call of every Bridge, from now to the end of the test."""
     if _records in item.stash:
         return item.stash[_records]  # type: ignore[no-any-return]
-    from llmbridge.bridge import Bridge
+    from llmbridge.everywhere import hear_every_call
 
     records: list[CallRecord] = []
-    publish = Bridge._publish
-
-    def heard(self: Bridge, record: CallRecord) -> None:
-        records.append(record)
-        publish(self, record)
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Bridge, "_publish", heard)
     item.stash[_stack] = stack = ExitStack()
-    stack.callback(patch.undo)
+    stack.callback(hear_every_call(records.append))
     item.stash[_records] = records
     return records
 

@@ -21,6 +21,7 @@ from llmbridge.fallback import Fallback
 from llmbridge.ledger import close_ledgers
 from llmbridge.record import CallRecord
 from llmbridge.redaction import is_credential
+from tests.shell import command, openai_here  # noqa: F401
 from tests.simulator import Simulator
 from tests.trace_contract import violations
 from tests.tracing_spans import Spans, spans  # noqa: F401

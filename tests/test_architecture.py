@@ -20,11 +20,11 @@ ROWS = [
     {"completion", "request", "exchange"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
-    {"metrics", "names", "config", "catalog", "truncation"},
+    {"metrics", "everywhere", "names", "config", "catalog", "truncation"},
     {"call"},
     {"streams"},
     {"bridge", "cassette"},
-    {"default"},
+    {"default", "batch"},
     {"cli", "pytest_plugin", "__init__"},
 ]
 OWNERS = {

@@ -1,34 +1,52 @@
-"""The command, as a process of its own."""
+"""The command: complete, compare, explain, and what is true of all."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from llmbridge import cli
+from llmbridge import cli, default
+from tests.shell import PROCESS, Command, terminal
 from tests.simulator import Fault, Reply, Simulator
 
 
+GPT = ("-m", "openai/gpt-4o-mini")
+HAIKU = ("-m", "anthropic/claude-haiku-4-5")
+
+
 def llmbridge(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from llmbridge.cli import main; main()", *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
+    """The command as a process of its own, between pipes."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_TOKEN")}
     return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=50, env={**environment, **env}, check=False
+        [*PROCESS, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env={**environment, **env},
+        check=False,
     )
 
 
-@pytest.fixture
-def openai_here(sim: Simulator) -> dict[str, str]:
-    return {"OPENAI_API_KEY": "sk-test-key", "OPENAI_BASE_URL": sim.api_base("openai")}
+def body(sim: Simulator) -> dict[str, object]:
+    (seen,) = sim.requests
+    assert seen.body is not None
+    return seen.body
 
 
-def test_the_demo_shows_a_fallback_without_network_and_key() -> None:
-    done = llmbridge("demo", COLUMNS="100")
+def test_the_demo_shows_a_fallback_without_network_and_key(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_API_BASE"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    done = command("demo")
 
     assert done.returncode == 0, done.stderr
     assert "trout" in done.stdout
@@ -37,23 +55,36 @@ def test_the_demo_shows_a_fallback_without_network_and_key() -> None:
     assert "nothing was billed" in done.stdout
 
 
-def test_complete_prints_the_answer_and_apart_from_it_what_it_took(sim: Simulator, openai_here: dict[str, str]) -> None:
-    sim.script(Reply(text="Trout."))
+def test_through_pipes_the_answer_is_on_stdout_and_what_it_took_on_stderr_without_colour(
+    sim: Simulator, openai_here: None
+) -> None:
+    done = llmbridge("complete", "-", *GPT, stdin="Name a fish.")
 
-    done = llmbridge("complete", "-", "-m", "openai/gpt-4o-mini", stdin="Name a fish.", **openai_here)
+    assert (done.returncode, done.stdout) == (0, "Trout.\n")
+    assert done.stderr.startswith("openai/gpt-4o-mini  9+3 tokens  $0.000003  ")
+    assert body(sim)["messages"] == [{"role": "user", "content": "Name a fish."}]
 
-    assert done.stdout == "Trout.\n"
-    assert "openai/gpt-4o-mini  9+3 tokens  $0.000003" in done.stderr
-    assert sim.requests[0].body is not None
-    assert sim.requests[0].body["messages"] == [{"role": "user", "content": "Name a fish."}]
+
+def test_in_a_terminal_the_answer_comes_as_it_is_streamed_and_then_what_it_took(
+    sim: Simulator, openai_here: None
+) -> None:
+    sim.script(Reply(pieces=("Tro", "ut", ".")))
+
+    with terminal("complete", "Name a fish.", *GPT, "--stream", "--trace") as shown:
+        lines = shown.end().strip().splitlines()
+
+    answer, footer, call, attempt, *_ = lines
+    assert answer == "Trout."
+    assert re.fullmatch(r"\x1b\[2mopenai/gpt-4o-mini  9\+3 tokens  \$0\.000003  \d+\.\d\d s\x1b\[0m", footer)
+    assert "\x1b[32m" in call
+    assert "└─ attempt openai/gpt-4o-mini" in attempt
 
 
 @pytest.mark.parametrize("how", [(), ("--stream",)], ids=["whole", "stream"])
-def test_complete_shows_the_call_as_a_tree(how: tuple[str, ...], sim: Simulator, openai_here: dict[str, str]) -> None:
+def test_complete_shows_the_call_as_a_tree(how: tuple[str, ...], sim: Simulator, command: Command) -> None:
     sim.script(Fault.status(401), Reply(text="Carp."))
-    two = ("-m", "openai/gpt-4o-mini", "-m", "openai/gpt-4o")
 
-    done = llmbridge("complete", "Name a fish.", *two, "--trace", *how, **openai_here)
+    done = command("complete", "Name a fish.", *GPT, "--fallback", "openai/gpt-4o", "--trace", *how)
 
     assert done.stdout == "Carp.\n"
     call, failed, answered = [line for line in done.stderr.splitlines() if "█" in line or "▏" in line or "─" in line]
@@ -66,12 +97,10 @@ def test_complete_shows_the_call_as_a_tree(how: tuple[str, ...], sim: Simulator,
 
 
 @pytest.mark.parametrize("how", [(), ("--stream",)], ids=["whole", "stream"])
-def test_the_tree_of_a_call_that_fails_is_shown_too(
-    how: tuple[str, ...], sim: Simulator, openai_here: dict[str, str]
-) -> None:
+def test_the_tree_of_a_call_that_fails_is_shown_too(how: tuple[str, ...], sim: Simulator, command: Command) -> None:
     sim.script(Fault.status(401))
 
-    done = llmbridge("complete", "Name a fish.", "-m", "openai/gpt-4o-mini", "--trace", *how, **openai_here)
+    done = command("complete", "Name a fish.", *GPT, "--trace", *how)
 
     assert (done.returncode, done.stdout) == (1, "")
     tree, attempt, error = done.stderr.splitlines()
@@ -81,27 +110,112 @@ def test_the_tree_of_a_call_that_fails_is_shown_too(
     assert error.startswith("AuthenticationFailed: ")
 
 
-def test_complete_streams(sim: Simulator, openai_here: dict[str, str]) -> None:
+def test_a_stream_goes_to_the_next_model_after_the_retries(sim: Simulator, command: Command) -> None:
     sim.script(Fault.status(503), Fault.status(503), Fault.status(503), Reply(text="Carp."))
-    two = ("-m", "openai/gpt-4o-mini", "-m", "openai/gpt-4o")
 
-    done = llmbridge("complete", "Name a fish.", *two, "--stream", "--max-tokens", "9", **openai_here)
+    done = command("complete", "Name a fish.", *GPT, "-m", "openai/gpt-4o", "--stream", "--max-tokens", "9")
 
     assert done.stdout == "Carp.\n"
     assert [(seen.body or {})["model"] for seen in sim.requests] == [*["gpt-4o-mini"] * 3, "gpt-4o"]
 
 
-def test_complete_prints_json(sim: Simulator, openai_here: dict[str, str]) -> None:
-    done = llmbridge("complete", "Name a fish.", "-m", "openai/gpt-4o-mini", "--json", **openai_here)
+def test_of_a_stream_that_breaks_off_what_came_is_shown_and_exit_code_1(sim: Simulator, command: Command) -> None:
+    sim.script(Fault.cut(3, Reply(pieces=("Tro", "ut", "."))))
+
+    done = command("complete", "Name a fish.", *GPT, "--stream")
+
+    assert done.returncode == 1
+    assert "Trout".startswith(done.stdout.rstrip("\n"))
+    assert done.stdout.endswith("\n")
+    assert done.stderr.startswith("StreamInterrupted: ")
+
+
+def test_complete_prints_json(sim: Simulator, command: Command) -> None:
+    done = command("complete", "Name a fish.", *GPT, "--json")
 
     printed = json.loads(done.stdout)
     assert (printed["text"], printed["record"]["outcome"]) == ("Trout.", "answered")
 
 
-def test_a_failure_is_one_line_and_exit_code_1(sim: Simulator, openai_here: dict[str, str]) -> None:
+def test_asked_again_it_comes_from_the_cache_and_says_what_it_saved(sim: Simulator, command: Command) -> None:
+    command("complete", "Name a fish.", *GPT)
+
+    again = command("complete", "Name a fish.", *GPT, "--stream")
+    anew = command("complete", "Name a fish.", *GPT, "--cache", "off")
+
+    assert again.stdout == anew.stdout == "Trout.\n"
+    assert "$0  cached, saved $0.000003" in again.stderr
+    assert "cached" not in anew.stderr
+    assert len(sim.requests) == 2
+
+
+def test_what_only_the_cache_may_answer_is_refused_when_it_cannot(sim: Simulator, command: Command) -> None:
+    done = command("complete", "Name a fish.", *GPT, "--cache", "only")
+
+    assert (done.returncode, len(sim.requests)) == (1, 0)
+    assert done.stderr.startswith("CacheMiss: ")
+
+
+def test_a_schema_and_a_system_message_are_sent(sim: Simulator, command: Command, tmp_path: Path) -> None:
+    schema = {"title": "A fish", "type": "object", "properties": {"name": {"type": "string"}}}
+    file = tmp_path / "fish.json"
+    file.write_text(json.dumps(schema))
+    sim.script(Reply(text='{"name": "Trout"}'))
+
+    done = command("complete", "Name a fish.", *GPT, "--schema", str(file), "--system", "Be brief.")
+
+    assert json.loads(done.stdout) == {"name": "Trout"}
+    assert body(sim)["response_format"] == {"type": "json_schema", "json_schema": {"name": "A_fish", "schema": schema}}
+    assert body(sim)["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Name a fish."},
+    ]
+
+
+def test_an_image_goes_along_as_data_and_an_address_as_it_is(sim: Simulator, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "fish.png").write_bytes(b"\x89PNG")
+
+    command("complete", "What is it?", *GPT, "--image", str(tmp_path / "fish.png"), "--image", "https://x.test/a.jpg")
+
+    data = f"data:image/png;base64,{base64.b64encode(bytes([137]) + b'PNG').decode()}"
+    (message,) = body(sim)["messages"]  # type: ignore[misc]
+    assert [part.get("image_url", {}).get("url", part.get("text")) for part in message["content"]] == [
+        "What is it?",
+        data,
+        "https://x.test/a.jpg",
+    ]
+
+
+def test_tags_stand_in_the_ledger(sim: Simulator, command: Command) -> None:
+    command("complete", "Name a fish.", *GPT, "--tag", "user=alice", "--tag", "purpose=a=b")
+
+    (record,) = default.default().ledger.records()
+    assert record.tags == {"user": "alice", "purpose": "a=b"}
+
+
+def test_a_cassette_is_recorded_and_then_played(sim: Simulator, command: Command, tmp_path: Path) -> None:
+    cassette = ("--cassette", str(tmp_path / "fish.yaml"))
+
+    first = command("complete", "Name a fish.", *GPT, *cassette)
+    again = command("complete", "Name a fish.", *GPT, *cassette)
+    other = command("complete", "Name a bird.", *GPT, *cassette)
+
+    assert first.stdout == again.stdout == "Trout.\n"
+    assert (other.returncode, len(sim.requests)) == (1, 1)
+    assert other.stderr.startswith("CassetteMiss: ")
+
+
+def test_what_a_budget_refuses_is_exit_code_3(sim: Simulator, command: Command) -> None:
+    done = command("complete", "Name a fish.", *GPT, "--budget", "$0.00000001/call")
+
+    assert (done.returncode, len(sim.requests)) == (3, 0)
+    assert done.stderr.startswith("BudgetExceeded: budget '$0.00000001/call'")
+
+
+def test_a_failure_is_one_line_and_exit_code_1(sim: Simulator, command: Command) -> None:
     sim.script(Fault.echo_key())
 
-    done = llmbridge("complete", "Name a fish.", "-m", "openai/gpt-4o-mini", **openai_here)
+    done = command("complete", "Name a fish.", *GPT)
 
     assert done.returncode == 1
     assert done.stdout == ""
@@ -110,10 +224,103 @@ def test_a_failure_is_one_line_and_exit_code_1(sim: Simulator, openai_here: dict
     assert "Traceback" not in done.stderr
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
-    done = llmbridge("complete", "Name a fish.", "-m", "openai/gpt-4o-mini", "--deadline-s", "-1")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("complete", "x", *GPT, "--deadline-s", "-1"), "deadline_s is a number of seconds above 0, not -1.0"),
+        (("complete", "x"), "no model: "),
+        (("complete", "-", *GPT), "standard input is empty"),
+        (("complete", "x", "--fallback", "openai/gpt-4o"), "--fallback follows the model of -m"),
+        (("complete", "x", *GPT, "--tag", "alice"), "--tag is written NAME=VALUE"),
+        (("complete", "x", *GPT, "--budget", "5"), "'5' is no amount of dollars"),
+        (("complete", "x", *GPT, "--image", "fish.txt"), "--image fish.txt: the name does not say that it is an image"),
+        (("complete", "x", *GPT, "--image", "no.png"), "--image no.png: No such file or directory"),
+        (("complete", "x", *GPT, "--schema", __file__), f"{__file__} is not JSON"),
+        (("compare", "", *GPT), "the prompt is empty"),
+        (("explain", "x"), "no model: "),
+    ],
+    ids=lambda value: " ".join(value[1:])[:40] if isinstance(value, tuple) else "",
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], said: str, sim: Simulator, command: Command
+) -> None:
+    done = command(*arguments)
 
-    assert (done.returncode, done.stderr) == (2, "deadline_s is a number of seconds above 0, not -1.0\n")
+    assert (done.returncode, done.stdout, len(sim.requests)) == (2, "", 0)
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["complete", "compare", "batch", "explain", "run"])
+def test_help_shows_an_example(verb: str, command: Command) -> None:
+    done = command(verb, "--help")
+
+    assert done.returncode == 0
+    assert f"llmbridge {verb} " in done.stdout.partition("Example:")[2]
+
+
+def test_compare_asks_each_model_once_and_one_that_fails_does_not_spoil_the_others(
+    sim: Simulator, command: Command
+) -> None:
+    done = command("compare", "Name a fish.", *GPT, *HAIKU, "-m", "acme/none", "--json")
+
+    first, second, third = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (first["model"], first["text"], first["cost_usd"]) == ("openai/gpt-4o-mini", "Trout.", "0.00000315")
+    assert (second["model"], second["text"]) == ("anthropic/claude-haiku-4-5", "Trout.")
+    assert third["error"]["type"] == "BadRequest"
+    assert len(sim.requests) == 2
+
+
+def test_compare_asks_all_at_the_same_time(sim: Simulator, command: Command) -> None:
+    sim.script(Reply(delay_s=0.2))
+
+    command("compare", "Name a fish.", *GPT, *HAIKU)
+
+    first, second = sorted(default.default().ledger.records(), key=lambda record: record.started_at)
+    assert second.started_at < first.started_at + first.duration_s
+
+
+def test_compare_is_plain_text_for_another_program(sim: Simulator, command: Command) -> None:
+    done = command("compare", "Name a fish.", *GPT, *HAIKU)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    first, answer, _, second, *_ = done.stdout.splitlines()
+    assert re.fullmatch(r"--- openai/gpt-4o-mini  \$0\.000003, \d+\.\d\d s, 9\+3 tokens", first)
+    assert answer == "Trout."
+    assert second.startswith("--- anthropic/claude-haiku-4-5  $0.000024, ")
+
+
+def test_explain_shows_the_plan_with_money_and_sends_nothing(sim: Simulator, command: Command) -> None:
+    arguments = ("explain", "Name a fish.", *GPT, *HAIKU, "--max-tokens", "10", "--budget", "$5/day")
+
+    shown = command(*arguments)
+    data = json.loads(command(*arguments, "--json").stdout)
+
+    assert shown.returncode == 0
+    assert re.search(r"1 +openai/gpt-4o-mini +\$0\.0\S+ +\$0\.0\S+ +asked first", shown.stdout)
+    assert re.search(r"\$5/day +\$5\.00 +\$0\.0\S+ +enough", shown.stdout)
+    assert [each["model"] for each in data["candidates"]] == [GPT[1], HAIKU[1]]
+    assert len(sim.requests) == 0
+
+
+def test_explain_says_by_its_exit_code_that_a_budget_would_refuse(sim: Simulator, command: Command) -> None:
+    arguments = ("Name a fish.", *GPT, "--budget", "$0.000001/call")
+
+    refused = command("explain", *arguments)
+
+    assert refused.returncode == command("complete", *arguments, "--max-tokens", "100").returncode == 3
+    assert "not enough: refused" in refused.stdout
+    assert len(sim.requests) == 0
+
+
+def test_explain_says_that_an_answer_is_kept(sim: Simulator, command: Command) -> None:
+    command("complete", "Name a fish.", *GPT)
+
+    done = command("explain", "Name a fish.", *GPT, "--budget", "$0.000001/call")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("The answer is kept: nothing would be sent, and it costs $0.")
 
 
 def test_the_version_is_printed_without_importing_a_verb() -> None:
@@ -134,15 +341,11 @@ print([name for name in (*heavy, *(f"llmbridge.cli.{verb}" for verb in VERBS)) i
     assert imported == "[]"
 
 
-def test_a_misspelt_verb_is_told_what_was_meant() -> None:
-    done = llmbridge("compleet")
+def test_a_misspelt_verb_is_told_what_was_meant(command: Command) -> None:
+    done = command("explane")
 
     assert done.returncode == 2
-    assert "No such command 'compleet'. Did you mean 'complete'?" in done.stderr
-
-
-def test_the_version_is_printed() -> None:
-    assert llmbridge("--version").stdout.startswith("llmbridge 0.")
+    assert "No such command 'explane'. Did you mean 'explain'?" in done.stderr
 
 
 def test_the_demos_recording_says_that_a_simulator_made_it() -> None:

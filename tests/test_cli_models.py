@@ -33,6 +33,7 @@ class Command:
 
 @pytest.fixture
 def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner's, for its own screen
     return Command(monkeypatch, capsys)
 
 

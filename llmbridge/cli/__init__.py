@@ -10,11 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from llmbridge import __version__
-from llmbridge.errors import ConfigError, LLMBridgeError
+from llmbridge.errors import BudgetExceeded, ConfigError, LLMBridgeError
 
 
 # A module of each name has either an `app` of its own, or a function of that name.
-VERBS = ("complete", "demo", "models", "chains", "spend", "calls", "budget", "ledger", "cache", "cassette", "config")
+VERBS = (
+    *("complete", "compare", "batch", "explain", "run", "demo", "models", "chains"),
+    *("spend", "calls", "budget", "ledger", "cache", "cassette", "config"),
+)
 
 
 class _Verbs(TyperGroup):
@@ -32,7 +35,7 @@ class _Verbs(TyperGroup):
             made: Any = typer.main.get_group(module.app)
         else:
             alone = typer.Typer(add_completion=False)
-            alone.command()(getattr(module, cmd_name))
+            alone.command(context_settings=getattr(module, "CONTEXT", None))(getattr(module, cmd_name))
             made = typer.main.get_command(alone)
         made.name = cmd_name
         return made
@@ -61,7 +64,8 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. A user's mistake ends in a message on stderr: exit code 1, or 2 for wrong usage and files."""
+    """Run the command. A user's mistake ends in a message on stderr: exit code 1, 2 for wrong usage and files, 3 for
+    what a budget refused."""
     try:
         app()
     except ConfigError as error:
@@ -69,7 +73,7 @@ def main() -> None:
         sys.exit(2)
     except LLMBridgeError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(1)
+        sys.exit(3 if isinstance(error, BudgetExceeded) else 1)
     except (TypeError, ValueError) as error:
         typer.echo(str(error), err=True)
         sys.exit(2)

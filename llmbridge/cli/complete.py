@@ -2,63 +2,81 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmbridge.cli import printing
+from llmbridge.cli import asking, printing
 
 
 if TYPE_CHECKING:
+    from llmbridge.bridge import Bridge
     from llmbridge.completion import Completion
 
 
 def complete(
-    prompt: Annotated[str, typer.Argument(help="What to ask; '-' reads it from standard input.")],
-    model: Annotated[
-        list[str] | None,
-        typer.Option("-m", "--model", help="provider/name, or a name from the configuration; repeat it for fallbacks."),
+    prompt: asking.Prompt,
+    model: asking.Models = None,
+    fallback: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Whom to ask when the ones before fail; may be repeated.")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its record as JSON.")] = False,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="The longest answer, in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Randomness, 0 to 2.")] = None,
-    deadline_s: Annotated[float | None, typer.Option(help="The bound on the whole call, in seconds.")] = None,
+    system: asking.System = None,
+    image: asking.Images = None,
+    schema: asking.Schema = None,
+    max_tokens: asking.MaxTokens = None,
+    temperature: asking.Temperature = None,
+    budget: asking.Budgets = None,
+    cache: asking.Cache = "on",
+    tag: asking.Tags = None,
+    deadline_s: asking.Deadline = None,
+    cassette: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, metavar="FILE", help="Play the HTTP from this file; without the file, record it."),
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show the call as a tree, also when it fails.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its record as JSON.")] = False,
 ) -> None:
     """Ask a model, by default the configured one; the answer goes to stdout, what it took to stderr.
 
-    Example: llmbridge complete "Name a fish." -m openai/gpt-4o-mini -m anthropic/claude-haiku-4-5 --stream
+    Example: git diff | llmbridge complete - --system "Write a commit message." -m openai/gpt-4o-mini --stream
     """
     from llmbridge.default import default
     from llmbridge.record import CallRecord
 
-    text = sys.stdin.read() if prompt == "-" else prompt
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": text})
-    named = model[0] if model and len(model) == 1 else model or None
-    arguments: dict[str, Any] = {"model": named, "deadline_s": deadline_s}
-    arguments |= {
-        name: value
-        for name, value in {"max_tokens": max_tokens, "temperature": temperature}.items()
-        if value is not None
-    }
+    asked = asking.messages(prompt, system, image)
+    others: Any = {"max_tokens": max_tokens, "temperature": temperature, "deadline_s": deadline_s, "cache": cache}
+    arguments = asking.arguments(model, fallback=fallback, schema=schema, budget=budget, tag=tag, **others)
     bridge, ended = default(), list[CallRecord]()
-    bridge.subscribe(ended.append)
+    unsubscribe = bridge.subscribe(ended.append)
     try:
-        if stream and not as_json:
-            with bridge.stream(messages, **arguments) as chunks:
-                completion = printing.chunks(chunks)
-        else:
-            completion = bridge.complete(messages, **arguments)
-            typer.echo(json.dumps(_as_data(completion), indent=2, default=str) if as_json else completion.text)
+        with _playing(cassette):
+            completion = _ask(bridge, asked, arguments, stream=stream and not as_json, as_json=as_json)
         printing.footer(completion)
     finally:
+        unsubscribe()
         for record in ended if trace else ():
             printing.trace(record)
+
+
+def _ask(bridge: Bridge, asked: Any, arguments: dict[str, Any], *, stream: bool, as_json: bool) -> Completion:
+    """Print the answer, and return it."""
+    if stream:
+        with bridge.stream(asked, **arguments) as chunks:
+            return printing.chunks(chunks)
+    completion = bridge.complete(asked, **arguments)
+    printing.as_json(_as_data(completion)) if as_json else typer.echo(completion.text)
+    return completion
+
+
+def _playing(cassette: Path | None) -> AbstractContextManager[object]:
+    if cassette is None:
+        return nullcontext()
+    from llmbridge.cassette import replay
+
+    return replay(cassette, record="once")
 
 
 def _as_data(completion: Completion) -> dict[str, Any]:

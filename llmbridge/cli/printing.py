@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 WIDE = 160
+NARROW = 100
 
 
 def screen() -> Console:
@@ -90,20 +91,38 @@ def _cell(value: str | Text) -> Text:
 
 def chunks(stream: CompletionStream) -> Completion:
     """Print a stream's text as it comes."""
-    for chunk in stream:
-        sys.stdout.write(chunk.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    try:
+        for chunk in stream:
+            # what stands there cannot be taken back from a pipe; in a terminal it is as well to see it
+            sys.stdout.write(f"\n--- begun anew ---\n{chunk.text}" if chunk.restarted else chunk.text)
+            sys.stdout.flush()
+    finally:
+        if stream.text:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
     return stream.completion
 
 
 def footer(completion: Completion) -> None:
-    """Model, tokens, cost and time, on stderr."""
+    """Model, tokens, cost, what was saved, and time, on stderr."""
+    record = completion.record
+    parts = [
+        completion.model,
+        tokens(completion),
+        show_usd(completion.cost_usd) + (" at most" if record.uncertain else ""),
+        f"cached, saved {show_usd(completion.saved_usd)}" if completion.cached else "",
+        f"{record.duration_s:.2f} s",
+        "cut short: more --max-tokens would let it end" if completion.finish_reason == "length" else "",
+    ]
+    typer.secho("  ".join(filter(None, parts)), err=True, dim=True)
+
+
+def tokens(completion: Completion) -> str:
+    """How many there were, for people."""
     usage = completion.usage
-    tokens = f"{usage.prompt_tokens}+{usage.completion_tokens} tokens" if usage else "tokens unknown"
-    about = " (estimated)" if usage and usage.estimated else ""
-    cost, seconds = show_usd(completion.cost_usd), completion.record.duration_s
-    typer.echo(f"{completion.model}  {tokens}{about}  {cost}  {seconds:.2f} s", err=True)
+    if usage is None:
+        return "tokens unknown"
+    return f"{usage.prompt_tokens}+{usage.completion_tokens} tokens{' (estimated)' if usage.estimated else ''}"
 
 
 def trace(record: CallRecord) -> None:
@@ -114,31 +133,27 @@ def trace(record: CallRecord) -> None:
 
     # Where nobody looks at a screen there is no width to keep to.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
-    console.print(tree(rows(record)), highlight=False)
+    console.print(tree(rows(record), width=24 if console.width > NARROW else 9), highlight=False)
 
 
 def attempts(completion: Completion) -> None:
     """A table of the call's attempts."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "model", "why", "outcome", "HTTP", "tokens", "cost", "s"):
-        table.add_column(name, overflow="fold")
-    for attempt in completion.attempts:
-        tokens = "" if attempt.input_tokens is None else f"{attempt.input_tokens}+{attempt.output_tokens}"
-        table.add_row(
-            str(attempt.number),
-            attempt.model,
-            attempt.reason,
-            attempt.error_type or attempt.outcome,
-            str(attempt.status or ""),
-            tokens,
-            show_usd(attempt.cost_usd),
-            f"{attempt.duration_s:.2f}",
-        )
-    Console().print(table)
+    table(
+        [
+            {
+                "": str(each.number),
+                "model": each.model,
+                "why": each.reason,
+                "outcome": each.error_type or each.outcome,
+                "HTTP": str(each.status or ""),
+                "tokens": "" if each.input_tokens is None else f"{each.input_tokens}+{each.output_tokens}",
+                "cost": show_usd(each.cost_usd),
+                "s": f"{each.duration_s:.2f}",
+            }
+            for each in completion.attempts
+        ],
+        right=("tokens", "cost", "s"),
+    )
     typer.echo(f"call {completion.record.id}: {show_usd(completion.cost_usd)}, {completion.record.duration_s:.2f} s")
 
 
@@ -151,9 +166,9 @@ def money(amount_usd: Decimal, most: Decimal) -> str:
     return f"${amount_usd:,.{digits}f}"
 
 
-def as_json(data: object, *, indent: int | None = 2) -> None:
+def as_json(data: object, *, indent: int | None = 2, err: bool = False) -> None:
     """Print *data*: amounts and times as texts."""
-    typer.echo(json.dumps(data, indent=indent, default=_text, ensure_ascii=False))
+    typer.echo(json.dumps(data, indent=indent, default=_text, ensure_ascii=False), err=err)
 
 
 def _text(value: object) -> str:
