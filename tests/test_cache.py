@@ -67,6 +67,15 @@ def test_the_same_question_is_sent_once_and_the_second_answer_costs_nothing(
 
 
 @pytest.mark.parametrize("asked_by", ["complete", "acomplete", "stream", "astream"])
+def test_each_call_is_one_lookup(ask: Ask, gpt: Model, bridge: Bridge) -> None:
+    for _ in range(3):
+        ask(FISH, model=gpt)
+
+    assert bridge.cache is not None
+    stats = bridge.cache.stats()
+    assert (stats.hits, stats.misses) == (2, 1)
+
+
 def test_every_verb_recalls_what_any_verb_remembered(
     ask: Ask, asked_by: str, run: Run, sim: Simulator, gpt: Model
 ) -> None:

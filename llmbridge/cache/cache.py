@@ -121,17 +121,23 @@ class Cache:
         """What of *tags* separates answers, for key(); a missing tag is one more value."""
         return tuple(json.dumps([name, tags.get(name)]) for name in self.namespace)
 
-    def recall(self, key: str, *, max_age_s: float | None = None, stale_s: float = 0.0) -> Entry | None:
+    def recall(
+        self, key: str, *, max_age_s: float | None = None, stale_s: float = 0.0, again: bool = False
+    ) -> Entry | None:
         """The answer to *key*, or None. Never raises.
 
         *max_age_s* can only shorten an entry's time; *stale_s* seconds after it, the entry still comes, marked stale.
+        *again*: the same call looks once more after a miss, which is counted once.
         Costs about 60 microseconds, most of it for building the Completion; the first time opens the directory, in 10
         ms.
         """
         text = self._try("recall", lambda store: store.get(key))
         entry = None if text is None else self._read(text, key)
         entry = None if entry is None else self._in_time(entry, max_age_s, stale_s)
-        self._counts["misses" if entry is None else "hits"] += 1
+        if not again:
+            self._counts["misses" if entry is None else "hits"] += 1
+        elif entry is not None:
+            self._counts.update(hits=1, misses=-1)
         if entry is not None and self._counts.total() >= TALLY_EVERY:
             self._try("tally", self._flush)
         return entry

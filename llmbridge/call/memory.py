@@ -93,7 +93,7 @@ class Memory:
         if id(request) not in self._keys:
             self._keys[id(request)] = self._key(request)
         name = self._keys[id(request)]
-        return self._fitting(request, self._entry(name, stale_s)) if wanted and name is not None else None
+        return self._fitting(request, self._entry(name, stale_s=stale_s)) if wanted and name is not None else None
 
     def join(self, call: Call, attempt: Attempt, *, blocking: bool, guards: Guards | None) -> Pauses[Recalled | None]:
         """Pauses while an equal request is under way elsewhere; then its answer, or None: this call asks, maybe for
@@ -115,7 +115,7 @@ class Memory:
         found = yield from join(
             place,
             name,
-            lambda: self._entry(name, 0.0),
+            lambda: self._entry(name, again=True),
             blocking=blocking,
             alone=alone,
             enter=enter,
@@ -200,8 +200,8 @@ class Memory:
         one."""
         return self._cache.directory.resolve(), not self._cache.is_open
 
-    def _entry(self, name: str, stale_s: float) -> Entry | None:
-        return self._cache.recall(name, max_age_s=self._wish.max_age_s, stale_s=stale_s)
+    def _entry(self, name: str, *, stale_s: float = 0.0, again: bool = False) -> Entry | None:
+        return self._cache.recall(name, max_age_s=self._wish.max_age_s, stale_s=stale_s, again=again)
 
     def _fitting(self, request: Request, entry: Entry | None) -> Recalled | None:
         """The answer, unless it does not fit `response_model`: a class can reject what its schema allows."""
