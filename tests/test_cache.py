@@ -66,7 +66,6 @@ def test_the_same_question_is_sent_once_and_the_second_answer_costs_nothing(
     assert [each.saved_usd for each in bridge.ledger.spend()] == [first.cost_usd]
 
 
-@pytest.mark.parametrize("asked_by", ["complete", "acomplete", "stream", "astream"])
 def test_each_call_is_one_lookup(ask: Ask, gpt: Model, bridge: Bridge) -> None:
     for _ in range(3):
         ask(FISH, model=gpt)
@@ -76,6 +75,7 @@ def test_each_call_is_one_lookup(ask: Ask, gpt: Model, bridge: Bridge) -> None:
     assert (stats.hits, stats.misses) == (2, 1)
 
 
+@pytest.mark.parametrize("asked_by", ["complete", "acomplete", "stream", "astream"])
 def test_every_verb_recalls_what_any_verb_remembered(
     ask: Ask, asked_by: str, run: Run, sim: Simulator, gpt: Model
 ) -> None:
