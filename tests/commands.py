@@ -36,13 +36,14 @@ class Done:
         return json.loads(self.out)
 
 
-def run(*arguments: object, columns: int | None = None) -> Done:
+def run(*arguments: object, stdin: str = "", columns: int | None = None) -> Done:
     """`llmbridge ARGUMENTS` through a pipe, or on a screen of so many columns."""
     out, err = io.StringIO(), io.StringIO()
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     environment |= {} if columns is None else {"COLUMNS": str(columns)}
     with (
         patch.object(sys, "argv", ["llmbridge", *map(str, arguments)]),
+        patch.object(sys, "stdin", io.StringIO(stdin)),
         patch.dict(os.environ, environment, clear=True),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
