@@ -280,6 +280,17 @@ def test_compare_asks_all_at_the_same_time(sim: Simulator, command: Command) -> 
     assert second.started_at < first.started_at + first.duration_s
 
 
+def test_compare_says_who_answered_for_a_name_of_the_configuration(
+    sim: Simulator, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("llmbridge.toml").write_text('[models.small]\nmodel = "openai/gpt-4o-mini"\n')
+
+    done = command("compare", "Name a fish.", "-m", "small")
+
+    assert done.out.startswith("--- small  openai/gpt-4o-mini, $0.000003, ")
+
+
 def test_compare_is_plain_text_for_another_program(sim: Simulator, command: Command) -> None:
     done = command("compare", "Name a fish.", *GPT, *HAIKU)
 
