@@ -42,12 +42,13 @@ class Screen(io.StringIO):
         return True
 
 
-def run(*arguments: object, columns: int | None = None) -> Done:
+def run(*arguments: object, stdin: str = "", columns: int | None = None) -> Done:
     """`llmbridge ARGUMENTS` through a pipe, or on a screen of so many columns, without its colours."""
     out, err = io.StringIO() if columns is None else Screen(), io.StringIO()
     environment = {"COLUMNS": str(columns or 40), "TERM": "xterm"}  # a pipe has no width, whatever the shell's is
     with (
         patch.object(sys, "argv", ["llmbridge", *map(str, arguments)]),
+        patch.object(sys, "stdin", io.StringIO(stdin)),
         patch.dict(os.environ, environment),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

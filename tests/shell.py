@@ -1,32 +1,23 @@
-"""The command in the test's own process: a process of its own imports LiteLLM, which takes three seconds."""
+"""The command and a provider on loopback: in the test's own process, and, where that proves more, in a terminal."""
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from llmbridge import cli, default, everywhere
+from llmbridge import default, everywhere
+from tests.commands import Done, run
 from tests.simulator import Simulator
 
 
 PROCESS = [sys.executable, "-c", "from llmbridge.cli import main; main()"]
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 Command = Callable[..., Done]
 
 
@@ -40,24 +31,15 @@ def openai_here(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(
-    openai_here: None, fresh_default: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(openai_here: None, fresh_default: object, monkeypatch: pytest.MonkeyPatch) -> Command:
     """`llmbridge ARGUMENTS`, with the default Bridge that a user has: a ledger, a cache, retries."""
     monkeypatch.setattr(default, "_bridge", None)
-    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner's, for its own screen
 
-    def run(*arguments: str, stdin: str = "") -> Done:
-        monkeypatch.setattr(everywhere, "_budgets", ())
-        monkeypatch.setattr(sys, "argv", ["llmbridge", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        return Done(code if isinstance(code, int) else 0, *capsys.readouterr())
+    def command(*arguments: object, **how: Any) -> Done:
+        monkeypatch.setattr(everywhere, "_budgets", ())  # of a process of its own
+        return run(*arguments, **how)
 
-    return run
+    return command
 
 
 class Terminal:

@@ -54,8 +54,8 @@ def test_each_line_is_answered_once_and_the_same_command_does_nothing_more(
     first = command("batch", str(questions), str(out), *GPT)
     again = command("batch", str(questions), str(out), *GPT, "--json")
 
-    assert (first.returncode, first.stdout) == (again.returncode, again.stderr) == (0, "")
-    assert re.match(r"20 answered  \$0\.000063  \d+\.\d s\n", first.stderr)
+    assert (first.code, first.out) == (again.code, again.err) == (0, "")
+    assert re.match(r"20 answered  \$0\.000063  \d+\.\d s\n", first.err)
     assert sorted(each["id"] for each in read(out)) == list(range(20))
     assert read(out)[0] == {
         "id": read(out)[0]["id"],
@@ -68,7 +68,7 @@ def test_each_line_is_answered_once_and_the_same_command_does_nothing_more(
         "cached": False,
         "call": read(out)[0]["call"],
     }
-    assert json.loads(again.stdout).items() >= {"lines": 20, "before": 20, "answered": 0, "cost_usd": "0"}.items()
+    assert json.loads(again.out).items() >= {"lines": 20, "before": 20, "answered": 0, "cost_usd": "0"}.items()
     assert len(sim.requests) == 20
     assert not errors_path(out).exists()
 
@@ -83,7 +83,7 @@ def test_a_line_of_openais_batches_is_answered_in_their_format(
     done = command("batch", str(questions), str(out))
 
     (answer,) = read(out)
-    assert done.returncode == 0
+    assert done.code == 0
     assert (answer["custom_id"], answer["error"], answer["response"]["status_code"]) == ("fish-1", None, 200)
     assert answer["response"]["body"]["choices"][0]["message"]["content"] == "Trout."
     assert [(seen.body or {})["max_tokens"] for seen in sim.requests] == [9]
@@ -108,7 +108,7 @@ def test_lines_have_models_tags_and_parameters_of_their_own_which_go_before_the_
 def test_questions_come_from_standard_input(sim: Simulator, command: Command, out: Path) -> None:
     done = command("batch", "-", str(out), *GPT, stdin='{"id": 1, "prompt": "Name a fish."}\n')
 
-    assert (done.returncode, len(read(out))) == (0, 1)
+    assert (done.code, len(read(out))) == (0, 1)
 
 
 def test_what_failed_is_in_a_file_of_its_own_and_asked_again(
@@ -120,9 +120,9 @@ def test_what_failed_is_in_a_file_of_its_own_and_asked_again(
     failures = read(errors_path(out))
     again = command("batch", str(questions), str(out), *GPT)
 
-    assert (first.returncode, again.returncode) == (1, 0)
-    assert "18 answered  2 failed" in first.stderr
-    assert f"{errors_path(out)}: 2 BadRequest." in first.stderr
+    assert (first.code, again.code) == (1, 0)
+    assert "18 answered  2 failed" in first.err
+    assert f"{errors_path(out)}: 2 BadRequest." in first.err
     assert [each["error"]["code"] for each in failures] == ["BadRequest"] * 2
     assert {each["id"] for each in failures}.isdisjoint(each["id"] for each in read(out)[:18])
     assert len(sim.requests) == 22
@@ -139,7 +139,7 @@ def test_what_was_answered_but_not_written_comes_from_the_cache_and_a_torn_line_
 
     done = command("batch", str(questions), str(out), *GPT)
 
-    assert "8 answered (8 cached, saved $0.000025)  12 before  $0 " in done.stderr
+    assert "8 answered (8 cached, saved $0.000025)  12 before  $0 " in done.err
     assert len({each["id"] for each in read(out)}) == len(read(out)) == 20
     assert len(sim.requests) == 20
 
@@ -164,8 +164,8 @@ def test_a_file_that_holds_something_else_is_left_as_it_is(
 
     done = command("batch", str(questions), str(out), *GPT)
 
-    assert (done.returncode, out.read_text(), len(sim.requests)) == (2, held, 0)
-    assert "is no answer of a batch" in done.stderr
+    assert (done.code, out.read_text(), len(sim.requests)) == (2, held, 0)
+    assert "is no answer of a batch" in done.err
 
 
 def test_a_place_that_cannot_be_written_to_is_a_line_and_nothing_is_sent(
@@ -173,16 +173,16 @@ def test_a_place_that_cannot_be_written_to_is_a_line_and_nothing_is_sent(
 ) -> None:
     done = command("batch", str(questions), str(tmp_path / "nowhere" / "out.jsonl"), *GPT)
 
-    assert (done.returncode, len(sim.requests)) == (2, 0)
-    assert done.stderr == f"{tmp_path / 'nowhere' / 'out.jsonl'}: No such file or directory\n"
+    assert (done.code, len(sim.requests)) == (2, 0)
+    assert done.err == f"{tmp_path / 'nowhere' / 'out.jsonl'}: No such file or directory\n"
 
 
 def test_two_processes_do_not_write_to_one_file(sim: Simulator, command: Command, questions: Path, out: Path) -> None:
     with Answers(out):
         done = command("batch", str(questions), str(out), *GPT)
 
-    assert (done.returncode, len(sim.requests)) == (2, 0)
-    assert done.stderr == f"another process is writing to {out}; wait for it, or name another file\n"
+    assert (done.code, len(sim.requests)) == (2, 0)
+    assert done.err == f"another process is writing to {out}; wait for it, or name another file\n"
 
 
 def test_every_mistake_is_said_with_its_line_before_anything_is_sent(
@@ -206,8 +206,8 @@ def test_every_mistake_is_said_with_its_line_before_anything_is_sent(
 
     done = command("batch", str(questions), str(out), *GPT)
 
-    assert (done.returncode, len(sim.requests), out.exists()) == (2, 0, False)
-    *said, last = done.stderr.splitlines()
+    assert (done.code, len(sim.requests), out.exists()) == (2, 0, False)
+    *said, last = done.err.splitlines()
     assert last == "Nothing was sent."
     assert [line.removeprefix(f"{questions}, ").split(":")[0] for line in said] == [f"line {n}" for n in range(2, 12)]
     for line, expected in zip(
@@ -252,29 +252,29 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 
     done = command("batch", source, "out.jsonl", *options)
 
-    assert (done.returncode, len(sim.requests)) == (2, 0)
-    assert done.stderr.startswith(said)
-    assert done.stderr.count("\n") == 1
+    assert (done.code, len(sim.requests)) == (2, 0)
+    assert done.err.startswith(said)
+    assert done.err.count("\n") == 1
 
 
 def test_a_dry_run_says_what_it_costs_typically_and_at_most_and_sends_nothing(
     sim: Simulator, command: Command, questions: Path, out: Path
 ) -> None:
     dry = ("batch", str(questions), str(out), "--dry-run", *GPT, "--max-tokens", "100", "--budget", "$0.0001")
-    first = json.loads(command(*dry, "--json").stdout)
+    first = json.loads(command(*dry, "--json").out)
     shown = command(*dry)
     assert len(sim.requests) == 0
     assert not out.exists()
     command("batch", str(questions), str(out), *GPT, "--max-tokens", "100")
     out.write_text("".join(out.read_text().splitlines(keepends=True)[:15]))
 
-    then = json.loads(command(*dry, "--json").stdout)
+    then = json.loads(command(*dry, "--json").out)
 
     assert (first["answered_before"], first["total"]["lines"], first["total"]["kept"]) == (0, 20, 0)
     assert 0 < float(first["total"]["typical_usd"]) <= float(first["total"]["worst_usd"])
     assert float(first["total"]["worst_usd"]) > 20 * 100 * 0.6e-6
-    assert re.search(r"openai/gpt-4o-mini +20 +0 +\$0\.00\d+ +\$0\.00\d+", shown.stdout), shown.stdout
-    assert f"Budget 'dollars for batch {out}': $0.0001 left, not enough typically.\nNothing was sent.\n" in shown.stdout
+    assert re.search(r"openai/gpt-4o-mini +20 +0 +\$0\.00\d+ +\$0\.00\d+", shown.out), shown.out
+    assert f"Budget 'dollars for batch {out}': $0.0001 left, not enough typically.\nNothing was sent.\n" in shown.out
     assert (then["answered_before"], then["total"]["lines"], then["total"]["kept"]) == (15, 5, 5)
     assert then["total"]["worst_usd"] == "0"
 
@@ -290,13 +290,13 @@ def test_a_budget_that_is_held_by_others_of_the_batch_is_waited_for(
         "batch", str(questions), str(out), *GPT, "--max-tokens", "100", "--budget", f"${worst_usd * 3.9:.7f}"
     )
 
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert len(sim.requests) == 20
     assert default.default().ledger.check() == []
 
 
 def explained(command: Command, *options: str) -> Any:
-    return json.loads(command("explain", "Name fish 10.", *GPT, *options, "--json").stdout)
+    return json.loads(command("explain", "Name fish 10.", *GPT, *options, "--json").out)
 
 
 def test_a_budget_without_a_window_is_for_all_runs_of_a_batch_and_for_no_other(
@@ -322,10 +322,10 @@ def test_a_budget_that_is_used_up_refuses_the_rest_which_a_larger_one_lets_throu
     answered = len(read(out))
     again = command(*arguments, "$5")
 
-    assert first.returncode == 3
+    assert first.code == 3
     assert 2 <= answered < 20
-    assert f"{20 - answered} BudgetExceeded." in first.stderr
-    assert (again.returncode, len(read(out)), len(sim.requests)) == (0, 20, 20)
+    assert f"{20 - answered} BudgetExceeded." in first.err
+    assert (again.code, len(read(out)), len(sim.requests)) == (0, 20, 20)
 
 
 def test_ctrl_c_lets_those_under_way_end_and_the_same_command_asks_the_rest(
@@ -342,10 +342,10 @@ def test_ctrl_c_lets_those_under_way_end_and_the_same_command_asks_the_rest(
     paid = asked(sim)
     again = command("batch", str(questions), str(out), *GPT)
 
-    assert first.returncode == 130
-    assert "Stopping: " in first.stderr
-    assert f"{len(paid)} answered  {20 - len(paid)} left" in first.stderr
-    assert again.returncode == 0
+    assert first.code == 130
+    assert "Stopping: " in first.err
+    assert f"{len(paid)} answered  {20 - len(paid)} left" in first.err
+    assert again.code == 0
     assert Counter(asked(sim)) == Counter(f"Name fish {number}." for number in range(20))
 
 
@@ -367,8 +367,8 @@ def test_a_second_ctrl_c_cuts_them_off(sim: Simulator, command: Command, questio
         first = command("batch", str(questions), str(out), *GPT)
         interrupter.join()
 
-    assert (first.returncode, len(read(out))) == (130, 2)
-    assert "2 answered  18 left" in first.stderr
+    assert (first.code, len(read(out))) == (130, 2)
+    assert "2 answered  18 left" in first.err
     assert default.default().ledger.check() == []
 
 
@@ -388,9 +388,9 @@ def test_a_disk_that_is_full_ends_it_without_a_traceback_and_what_came_is_kept(
         first = command("batch", str(questions), str(out), *GPT)
     again = command("batch", str(questions), str(out), *GPT)
 
-    assert first.returncode == 1
-    assert "An answer could not be written: No space left on device." in first.stderr
-    assert again.returncode == 0
+    assert first.code == 1
+    assert "An answer could not be written: No space left on device." in first.err
+    assert again.code == 0
     assert Counter(asked(sim)) == Counter(f"Name fish {number}." for number in range(20))
     assert len({each["id"] for each in read(out)}) == len(read(out)) == 20
 

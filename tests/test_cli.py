@@ -44,15 +44,14 @@ def body(sim: Simulator) -> dict[str, object]:
 def test_the_demo_shows_a_fallback_without_network_and_key(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_API_BASE"):
         monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "100")
 
-    done = command("demo")
+    done = command("demo", columns=100)
 
-    assert done.returncode == 0, done.stderr
-    assert "trout" in done.stdout
-    assert "ProviderUnavailable" in done.stdout
-    assert "anthropic/claude-haiku-4-5" in done.stdout
-    assert "nothing was billed" in done.stdout
+    assert done.code == 0, done.err
+    assert "trout" in done.out
+    assert "ProviderUnavailable" in done.out
+    assert "anthropic/claude-haiku-4-5" in done.out
+    assert "nothing was billed" in done.out
 
 
 def test_through_pipes_the_answer_is_on_stdout_and_what_it_took_on_stderr_without_colour(
@@ -86,8 +85,8 @@ def test_complete_shows_the_call_as_a_tree(how: tuple[str, ...], sim: Simulator,
 
     done = command("complete", "Name a fish.", *GPT, "--fallback", "openai/gpt-4o", "--trace", *how)
 
-    assert done.stdout == "Carp.\n"
-    call, failed, answered = [line for line in done.stderr.splitlines() if "█" in line or "▏" in line or "─" in line]
+    assert done.out == "Carp.\n"
+    call, failed, answered = [line for line in done.err.splitlines() if "█" in line or "▏" in line or "─" in line]
     assert call.startswith("chat gpt-4o-mini")
     assert call.rstrip().endswith("$0.000052")
     assert failed.startswith("├─ attempt openai/gpt-4o-mini")
@@ -102,8 +101,8 @@ def test_the_tree_of_a_call_that_fails_is_shown_too(how: tuple[str, ...], sim: S
 
     done = command("complete", "Name a fish.", *GPT, "--trace", *how)
 
-    assert (done.returncode, done.stdout) == (1, "")
-    tree, attempt, error = done.stderr.splitlines()
+    assert (done.code, done.out) == (1, "")
+    tree, attempt, error = done.err.splitlines()
     assert tree.startswith("chat gpt-4o-mini")
     assert "AuthenticationFailed" in tree
     assert attempt.startswith("└─ attempt openai/gpt-4o-mini")
@@ -115,7 +114,7 @@ def test_a_stream_goes_to_the_next_model_after_the_retries(sim: Simulator, comma
 
     done = command("complete", "Name a fish.", *GPT, "-m", "openai/gpt-4o", "--stream", "--max-tokens", "9")
 
-    assert done.stdout == "Carp.\n"
+    assert done.out == "Carp.\n"
     assert [(seen.body or {})["model"] for seen in sim.requests] == [*["gpt-4o-mini"] * 3, "gpt-4o"]
 
 
@@ -124,16 +123,16 @@ def test_of_a_stream_that_breaks_off_what_came_is_shown_and_exit_code_1(sim: Sim
 
     done = command("complete", "Name a fish.", *GPT, "--stream")
 
-    assert done.returncode == 1
-    assert "Trout".startswith(done.stdout.rstrip("\n"))
-    assert done.stdout.endswith("\n")
-    assert done.stderr.startswith("StreamInterrupted: ")
+    assert done.code == 1
+    assert "Trout".startswith(done.out.rstrip("\n"))
+    assert done.out.endswith("\n")
+    assert done.err.startswith("StreamInterrupted: ")
 
 
 def test_complete_prints_json(sim: Simulator, command: Command) -> None:
     done = command("complete", "Name a fish.", *GPT, "--json")
 
-    printed = json.loads(done.stdout)
+    printed = json.loads(done.out)
     assert (printed["text"], printed["record"]["outcome"]) == ("Trout.", "answered")
 
 
@@ -143,17 +142,17 @@ def test_asked_again_it_comes_from_the_cache_and_says_what_it_saved(sim: Simulat
     again = command("complete", "Name a fish.", *GPT, "--stream")
     anew = command("complete", "Name a fish.", *GPT, "--cache", "off")
 
-    assert again.stdout == anew.stdout == "Trout.\n"
-    assert "$0  cached, saved $0.000003" in again.stderr
-    assert "cached" not in anew.stderr
+    assert again.out == anew.out == "Trout.\n"
+    assert "$0  cached, saved $0.000003" in again.err
+    assert "cached" not in anew.err
     assert len(sim.requests) == 2
 
 
 def test_what_only_the_cache_may_answer_is_refused_when_it_cannot(sim: Simulator, command: Command) -> None:
     done = command("complete", "Name a fish.", *GPT, "--cache", "only")
 
-    assert (done.returncode, len(sim.requests)) == (1, 0)
-    assert done.stderr.startswith("CacheMiss: ")
+    assert (done.code, len(sim.requests)) == (1, 0)
+    assert done.err.startswith("CacheMiss: ")
 
 
 def test_a_schema_and_a_system_message_are_sent(sim: Simulator, command: Command, tmp_path: Path) -> None:
@@ -164,7 +163,7 @@ def test_a_schema_and_a_system_message_are_sent(sim: Simulator, command: Command
 
     done = command("complete", "Name a fish.", *GPT, "--schema", str(file), "--system", "Be brief.")
 
-    assert json.loads(done.stdout) == {"name": "Trout"}
+    assert json.loads(done.out) == {"name": "Trout"}
     assert body(sim)["response_format"] == {"type": "json_schema", "json_schema": {"name": "A_fish", "schema": schema}}
     assert body(sim)["messages"] == [
         {"role": "system", "content": "Be brief."},
@@ -200,16 +199,16 @@ def test_a_cassette_is_recorded_and_then_played(sim: Simulator, command: Command
     again = command("complete", "Name a fish.", *GPT, *cassette)
     other = command("complete", "Name a bird.", *GPT, *cassette)
 
-    assert first.stdout == again.stdout == "Trout.\n"
-    assert (other.returncode, len(sim.requests)) == (1, 1)
-    assert other.stderr.startswith("CassetteMiss: ")
+    assert first.out == again.out == "Trout.\n"
+    assert (other.code, len(sim.requests)) == (1, 1)
+    assert other.err.startswith("CassetteMiss: ")
 
 
 def test_what_a_budget_refuses_is_exit_code_3(sim: Simulator, command: Command) -> None:
     done = command("complete", "Name a fish.", *GPT, "--budget", "$0.00000001/call")
 
-    assert (done.returncode, len(sim.requests)) == (3, 0)
-    assert done.stderr.startswith("BudgetExceeded: budget '$0.00000001/call'")
+    assert (done.code, len(sim.requests)) == (3, 0)
+    assert done.err.startswith("BudgetExceeded: budget '$0.00000001/call'")
 
 
 def test_a_failure_is_one_line_and_exit_code_1(sim: Simulator, command: Command) -> None:
@@ -217,11 +216,11 @@ def test_a_failure_is_one_line_and_exit_code_1(sim: Simulator, command: Command)
 
     done = command("complete", "Name a fish.", *GPT)
 
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("AuthenticationFailed: openai/gpt-4o-mini refused the key (HTTP 401)")
-    assert "sk-test-key" not in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.startswith("AuthenticationFailed: openai/gpt-4o-mini refused the key (HTTP 401)")
+    assert "sk-test-key" not in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -246,17 +245,17 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     done = command(*arguments)
 
-    assert (done.returncode, done.stdout, len(sim.requests)) == (2, "", 0)
-    assert done.stderr.startswith(said)
-    assert done.stderr.count("\n") == 1
+    assert (done.code, done.out, len(sim.requests)) == (2, "", 0)
+    assert done.err.startswith(said)
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("verb", ["complete", "compare", "batch", "explain", "run"])
 def test_help_shows_an_example(verb: str, command: Command) -> None:
     done = command(verb, "--help")
 
-    assert done.returncode == 0
-    assert f"llmbridge {verb} " in done.stdout.partition("Example:")[2]
+    assert done.code == 0
+    assert f"llmbridge {verb} " in done.out.partition("Example:")[2]
 
 
 def test_compare_asks_each_model_once_and_one_that_fails_does_not_spoil_the_others(
@@ -264,8 +263,8 @@ def test_compare_asks_each_model_once_and_one_that_fails_does_not_spoil_the_othe
 ) -> None:
     done = command("compare", "Name a fish.", *GPT, *HAIKU, "-m", "acme/none", "--json")
 
-    first, second, third = json.loads(done.stdout)
-    assert done.returncode == 1
+    first, second, third = json.loads(done.out)
+    assert done.code == 1
     assert (first["model"], first["text"], first["cost_usd"]) == ("openai/gpt-4o-mini", "Trout.", "0.00000315")
     assert (second["model"], second["text"]) == ("anthropic/claude-haiku-4-5", "Trout.")
     assert third["error"]["type"] == "BadRequest"
@@ -281,11 +280,22 @@ def test_compare_asks_all_at_the_same_time(sim: Simulator, command: Command) -> 
     assert second.started_at < first.started_at + first.duration_s
 
 
+def test_compare_says_who_answered_for_a_name_of_the_configuration(
+    sim: Simulator, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("llmbridge.toml").write_text('[models.small]\nmodel = "openai/gpt-4o-mini"\n')
+
+    done = command("compare", "Name a fish.", "-m", "small")
+
+    assert done.out.startswith("--- small  openai/gpt-4o-mini, $0.000003, ")
+
+
 def test_compare_is_plain_text_for_another_program(sim: Simulator, command: Command) -> None:
     done = command("compare", "Name a fish.", *GPT, *HAIKU)
 
-    assert (done.returncode, done.stderr) == (0, "")
-    first, answer, _, second, *_ = done.stdout.splitlines()
+    assert (done.code, done.err) == (0, "")
+    first, answer, _, second, *_ = done.out.splitlines()
     assert re.fullmatch(r"--- openai/gpt-4o-mini  \$0\.000003, \d+\.\d\d s, 9\+3 tokens", first)
     assert answer == "Trout."
     assert second.startswith("--- anthropic/claude-haiku-4-5  $0.000024, ")
@@ -295,11 +305,11 @@ def test_explain_shows_the_plan_with_money_and_sends_nothing(sim: Simulator, com
     arguments = ("explain", "Name a fish.", *GPT, *HAIKU, "--max-tokens", "10", "--budget", "$5/day")
 
     shown = command(*arguments)
-    data = json.loads(command(*arguments, "--json").stdout)
+    data = json.loads(command(*arguments, "--json").out)
 
-    assert shown.returncode == 0
-    assert re.search(r"1 +openai/gpt-4o-mini +\$0\.0\S+ +\$0\.0\S+ +asked first", shown.stdout)
-    assert re.search(r"\$5/day +\$5\.00 +\$0\.0\S+ +enough", shown.stdout)
+    assert shown.code == 0
+    assert re.search(r"1 +openai/gpt-4o-mini +\$0\.0\S+ +\$0\.0\S+ +asked first", shown.out)
+    assert re.search(r"\$5/day +\$5\.00 +\$0\.0\S+ +enough", shown.out)
     assert [each["model"] for each in data["candidates"]] == [GPT[1], HAIKU[1]]
     assert len(sim.requests) == 0
 
@@ -309,8 +319,8 @@ def test_explain_says_by_its_exit_code_that_a_budget_would_refuse(sim: Simulator
 
     refused = command("explain", *arguments)
 
-    assert refused.returncode == command("complete", *arguments, "--max-tokens", "100").returncode == 3
-    assert "not enough: refused" in refused.stdout
+    assert refused.code == command("complete", *arguments, "--max-tokens", "100").code == 3
+    assert "not enough: refused" in refused.out
     assert len(sim.requests) == 0
 
 
@@ -319,8 +329,8 @@ def test_explain_says_that_an_answer_is_kept(sim: Simulator, command: Command) -
 
     done = command("explain", "Name a fish.", *GPT, "--budget", "$0.000001/call")
 
-    assert done.returncode == 0
-    assert done.stdout.startswith("The answer is kept: nothing would be sent, and it costs $0.")
+    assert done.code == 0
+    assert done.out.startswith("The answer is kept: nothing would be sent, and it costs $0.")
 
 
 def test_the_version_is_printed_without_importing_a_verb() -> None:
@@ -344,8 +354,8 @@ print([name for name in (*heavy, *(f"llmbridge.cli.{verb}" for verb in VERBS)) i
 def test_a_misspelt_verb_is_told_what_was_meant(command: Command) -> None:
     done = command("explane")
 
-    assert done.returncode == 2
-    assert "No such command 'explane'. Did you mean 'explain'?" in done.stderr
+    assert done.code == 2
+    assert "No such command 'explane'. Did you mean 'explain'?" in done.err
 
 
 def test_the_demos_recording_says_that_a_simulator_made_it() -> None:

@@ -12,8 +12,7 @@ from typer.testing import CliRunner, Result
 
 from llmbridge import cli
 from llmbridge.errors import ConfigError
-from tests import recording
-from tests.test_cli import llmbridge
+from tests import commands, recording
 
 
 KEY = "sk-proj-0123456789abcdefghij"
@@ -116,7 +115,7 @@ def test_a_missing_file_is_an_error_of_ours(verb: str, tmp_path: Path) -> None:
 
 
 def test_a_users_mistake_ends_in_one_line(tmp_path: Path) -> None:
-    done = llmbridge("cassette", "list", str(tmp_path / "nope.yaml"))
+    done = commands.run("cassette", "list", tmp_path / "nope.yaml")
 
-    assert done.returncode == 2
-    assert done.stderr.startswith("there is no cassette at ") and done.stderr.count("\n") == 1
+    assert done.code == 2
+    assert done.err.startswith("there is no cassette at ") and done.err.count("\n") == 1

@@ -42,11 +42,11 @@ def test_a_script_runs_as_it_would_by_itself_and_what_it_took_is_said(
 
     done = command("run", str(script), "2", "--verbose", "--budget", "$5", "--", "--budget", "x")
 
-    first, *rest = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
+    first, *rest = done.out.splitlines()
+    assert done.code == 0, done.err
     assert first == f"{[str(script), '2', '--verbose', '--budget', 'x']} __main__ found {script}"
     assert rest == ["Trout."] * 2
-    assert done.stderr == "2 calls  $0.000006  of $5\n"
+    assert done.err == "2 calls  $0.000006  of $5\n"
     assert sys.path == before[1]
 
 
@@ -58,11 +58,11 @@ def test_the_budget_caps_all_calls_of_a_run_together_and_the_command_says_so(
     done = command("run", str(script), "1000", "--budget", f"${worst_usd * 2:.9f}")
 
     (balance,) = default.default().ledger.balance()
-    assert done.returncode == 3
+    assert done.code == 3
     assert 2 <= len(sim.requests) < 1000
-    assert len(done.stdout.splitlines()) == len(sim.requests)
+    assert len(done.out.splitlines()) == len(sim.requests)
     assert balance.settled + balance.reserved <= balance.limit
-    refusal, *_, took, said = done.stderr.splitlines()
+    refusal, *_, took, said = done.err.splitlines()
     assert refusal.startswith("BudgetExceeded: budget 'dollars for fish.py at ")
     assert refusal.endswith("(fish.py, line 6)")
     assert took.startswith(f"{len(sim.requests) + 1} calls  ")
@@ -94,8 +94,8 @@ def test_a_script_that_catches_the_refusal_goes_on_and_keeps_its_exit_code(
 
     done = command("run", str(script), "--budget", "$0.000000001")
 
-    assert (done.returncode, done.stdout, len(sim.requests)) == (7, "refused\n" * 3, 0)
-    assert done.stderr.endswith("was exceeded: 3 calls were refused.\n")
+    assert (done.code, done.out, len(sim.requests)) == (7, "refused\n" * 3, 0)
+    assert done.err.endswith("was exceeded: 3 calls were refused.\n")
 
 
 def test_calls_of_another_bridge_in_another_thread_count_too(sim: Simulator, command: Command, script: Path) -> None:
@@ -111,10 +111,10 @@ def test_calls_of_another_bridge_in_another_thread_count_too(sim: Simulator, com
 
     done = command("run", str(script), "--budget", "$0.000000001")
 
-    assert (done.returncode, len(sim.requests)) == (0, 0)
-    assert "for fish.py at" in done.stdout
-    assert "1 calls" not in done.stderr
-    assert done.stderr.startswith("1 call ")
+    assert (done.code, len(sim.requests)) == (0, 0)
+    assert "for fish.py at" in done.out
+    assert "1 calls" not in done.err
+    assert done.err.startswith("1 call ")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_exit_code_of_the_script_is_kept(
 
     done = command("run", str(script))
 
-    assert (done.returncode, done.stderr) == (returncode, f"{stderr}0 calls  $0\n")
+    assert (done.code, done.err) == (returncode, f"{stderr}0 calls  $0\n")
 
 
 def test_a_script_that_fails_shows_its_own_traceback_alone(command: Command, script: Path) -> None:
@@ -140,10 +140,10 @@ def test_a_script_that_fails_shows_its_own_traceback_alone(command: Command, scr
 
     done = command("run", str(script))
 
-    assert done.returncode == 1
-    assert done.stderr.startswith(f'Traceback (most recent call last):\n  File "{script}", line 4, in <module>\n')
-    assert "ZeroDivisionError: division by zero\n" in done.stderr
-    assert "runpy" not in done.stderr
+    assert done.code == 1
+    assert done.err.startswith(f'Traceback (most recent call last):\n  File "{script}", line 4, in <module>\n')
+    assert "ZeroDivisionError: division by zero\n" in done.err
+    assert "runpy" not in done.err
 
 
 def test_a_script_that_is_no_python_says_where(command: Command, script: Path) -> None:
@@ -151,23 +151,23 @@ def test_a_script_that_is_no_python_says_where(command: Command, script: Path) -
 
     done = command("run", str(script))
 
-    assert done.returncode == 1
-    assert f'File "{script}", line 1' in done.stderr
-    assert "SyntaxError" in done.stderr
-    assert "runpy" not in done.stderr
+    assert done.code == 1
+    assert f'File "{script}", line 1' in done.err
+    assert "SyntaxError" in done.err
+    assert "runpy" not in done.err
 
 
 def test_a_budget_that_is_none_is_exit_code_2_and_nothing_runs(command: Command, script: Path) -> None:
     done = command("run", str(script), "--budget", "5")
 
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("'5' is no amount of dollars")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("'5' is no amount of dollars")
 
 
 def test_what_it_took_is_json_on_stderr_if_asked(sim: Simulator, command: Command, script: Path) -> None:
     done = command("run", str(script), "2", "--json")
 
-    assert json.loads(done.stderr) == {
+    assert json.loads(done.err) == {
         "calls": 2,
         "cached": 0,
         "refused": 0,
@@ -178,5 +178,5 @@ def test_what_it_took_is_json_on_stderr_if_asked(sim: Simulator, command: Comman
 
 def worst(command: Command) -> float:
     """The worst case of one call of the script, in US dollars."""
-    shown = command("explain", "Name fish 1.", "-m", "openai/gpt-4o-mini", "--max-tokens", "20", "--json").stdout
+    shown = command("explain", "Name fish 1.", "-m", "openai/gpt-4o-mini", "--max-tokens", "20", "--json").out
     return float(json.loads(shown)["candidates"][0]["worst_usd"])

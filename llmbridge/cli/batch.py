@@ -51,7 +51,7 @@ def batch(
     "tags" and parameters as it likes. -m goes before the lines' models. What failed is in OUT.errors.jsonl, and is
     asked again by the same command.
 
-    Exit code 0: all are answered; 1: some failed; 3: a budget refused some; 130: it was interrupted.
+    Exit code 0: all are answered; 1: some failed; 3: some failed, and a budget refused each; 130: it was interrupted.
 
     Example: llmbridge batch questions.jsonl answers.jsonl -m openai/gpt-4o-mini --max-tokens 200 --budget '$5'
     """
@@ -69,7 +69,7 @@ def batch(
     with Answers(out) as answers, Answers(errors_path(out)) as failures:
         failures.clear()
         work = Batch(bridge, lines, answers, failures, arguments, concurrency)
-        with _until_empty(failures.path):
+        with _no_empty_file(failures.path):
             code = _run(work)
     _say(work.tally, out, as_json=as_json)
     raise typer.Exit(code)
@@ -117,7 +117,7 @@ def _answered(out: Path) -> set[str]:
 
 
 @contextmanager
-def _until_empty(path: Path) -> Iterator[None]:
+def _no_empty_file(path: Path) -> Iterator[None]:
     """Leave no empty file behind."""
     try:
         yield

@@ -38,12 +38,13 @@ class Answer:
 
     @property
     def footer(self) -> str:
-        """Tokens, cost and time."""
+        """Who answered, if not the one that was named; cost, time and tokens."""
         if self.completion is None:
             return f"{self.duration_s:.2f} s"
         cached = f", cached, saved {show_usd(self.completion.saved_usd)}" if self.completion.cached else ""
         cost = show_usd(self.completion.cost_usd)
-        return f"{cost}{cached}, {self.duration_s:.2f} s, {printing.tokens(self.completion)}"
+        who = f"{self.completion.model}, " if self.completion.model != self.model else ""
+        return f"{who}{cost}{cached}, {self.duration_s:.2f} s, {printing.tokens(self.completion)}"
 
     def as_data(self) -> dict[str, Any]:
         """For --json."""
