@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -121,10 +122,20 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Once more where another thread's use of the compiler got in between, which CPython 3.11 reports as SystemError
+    (gh-106905)."""
+    try:
+        return ast.parse(path.read_text())
+    except SystemError:
+        return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> set[str]:
     """Full names of the modules that *path* imports anywhere, under TYPE_CHECKING too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -199,7 +210,7 @@ def test_sizes_stay_those_of_a_thin_layer(record_property: pytest.RecordProperty
     functions = {
         f"{path.name}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
         for path in files()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     }
     for name, size in sorted(lines.items(), key=lambda item: -item[1])[:5]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -159,8 +160,9 @@ class Memory:
         if streamed:
             entry = replace(entry, recorded=record_chunks(streamed))
         self._cache.remember(name, entry)
-        if name in self._leads:
-            self._leads[name].land(replace(entry, answer=_copy(answer)))
+        lead = self._leads.get(name)
+        if lead is not None:  # who joins in this moment finds it in the cache
+            lead.land(replace(entry, answer=_copy(answer)) if lead.flight.waiting else None)
 
     def keeping(self) -> Pauses[None]:
         """Pauses while the vectors of an answer are kept; then they go to those who wait for them."""
@@ -198,7 +200,7 @@ class Memory:
     def _place(self) -> tuple[Path, bool]:
         """Where flights are known by, and whether other processes cannot take part; one directory under two names is
         one."""
-        return self._cache.directory.resolve(), not self._cache.is_open
+        return _resolved(self._cache.directory), not self._cache.is_open
 
     def _entry(self, name: str, *, stale_s: float = 0.0, again: bool = False) -> Entry | None:
         return self._cache.recall(name, max_age_s=self._wish.max_age_s, stale_s=stale_s, again=again)
@@ -276,6 +278,11 @@ class Memory:
             self._leads[name].land(entry)
         batch.learn(found | kept)
         return self._recall_all(attempt.question)
+
+
+@functools.lru_cache(maxsize=16)
+def _resolved(directory: Path) -> Path:
+    return directory.resolve()
 
 
 def _answer_of(entry: Entry) -> Completion:
