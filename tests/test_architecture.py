@@ -21,8 +21,8 @@ ROWS = [
     {"completion", "request", "exchange"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
-    {"metrics", "everywhere", "names", "config", "catalog", "truncation"},
-    {"call"},
+    {"metrics", "everywhere", "names", "catalog", "truncation"},
+    {"call", "config"},
     {"streams"},
     {"bridge", "cassette"},
     {"default", "batch"},
@@ -124,8 +124,7 @@ def room(path: Path) -> str:
 
 @functools.cache
 def parsed(path: Path) -> ast.Module:
-    """Once more where another thread's use of the compiler got in between, which CPython 3.11 reports as SystemError
-    (gh-106905)."""
+    """Once more where another thread's use of the compiler got in between: for CPython 3.11 that is a SystemError."""
     try:
         return ast.parse(path.read_text())
     except SystemError:

@@ -515,3 +515,33 @@ def test_configured_models_and_prices_are_in_the_catalogue_and_local_only_is_a_k
     assert [each.model for each in bridge.models.chain("local_only").models] == ["ollama_chat/llama3.2"]  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="local_only: acme/x would leave this machine"):
         bridge.plan("Name a fish.")
+
+
+# Ready chains
+
+
+def test_a_ready_chain_can_be_the_default(
+    write: Write,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
+    path = write("""
+        default = "cost_optimized"
+        [models.own]
+        model = "acme/x"
+        input_usd_per_mtok = 0.001
+        output_usd_per_mtok = 0.001
+        """)
+
+    bridge = Bridge.from_config(path)
+
+    cheap = bridge.models.chain("cost_optimized")
+    assert set(bridge.plan("Name a fish.").models) == {each.model for each in cheap.models}
+
+
+def test_a_ready_chain_that_has_nobody_to_ask_is_a_mistake_with_what_to_do(write: Write) -> None:  # noqa: F811
+    assert "chain 'local_only' has nobody to ask: name what runs here" in str(wrong(write('default = "local_only"')))
+
+
+def test_the_name_of_a_ready_chain_is_told_to_who_misspelt_it(write: Write) -> None:  # noqa: F811
+    assert "did you mean 'local_only'?" in str(wrong(write('default = "locl_only"')))

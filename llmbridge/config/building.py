@@ -12,6 +12,8 @@ from typing import Any, Literal, NoReturn, cast
 from pydantic import ValidationError
 
 from llmbridge import tracing
+from llmbridge.catalog import Catalog
+from llmbridge.catalog.chains import CHAINS
 from llmbridge.config import Configuration, Source
 from llmbridge.config.environment import Filling, Variables, is_secret, shown
 from llmbridge.config.reading import Document, Key
@@ -169,6 +171,8 @@ class _Building:
         chains: dict[str, Fallback] = {known: _chain(table.made, models) for known, table in root.fallback.items()}
         said = {each: value for table in reversed(tables) for each, value in table.given.items()}
         cache, ledger, default = said.get("cache", root.cache), said.get("ledger", root.ledger), said.get("default", [])
+        if len(default) == 1 and default[0] in CHAINS and default[0] not in models | chains:
+            chains[default[0]] = self._ready(default[0], models)
         arguments = {
             "models": default[0] if len(default) == 1 else default,
             "names": models | chains,
@@ -180,6 +184,14 @@ class _Building:
         arguments |= {each: said[each] for each in PLAIN if each in said}
         options = {} if ledger is None else {each: value for each, value in ledger.given.items() if each != "path"}
         return Configuration(self._document.path, Hidden(arguments), options, _tracing(root), sources)
+
+    def _ready(self, name: str, models: Mapping[str, Model]) -> Fallback:
+        try:
+            return Catalog(list(models.values())).chain(name)
+        except LookupError as error:
+            self._add(("default",), str(error.args[0]))
+            self._raise()
+            raise
 
 
 def _budgets(root: Root, name: str | None) -> list[tuple[Key, Budget]]:

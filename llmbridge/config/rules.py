@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from llmbridge.catalog.chains import CHAINS
 from llmbridge.config.reading import Key
 from llmbridge.provider.table import PLAIN, bundled
 
@@ -78,7 +79,7 @@ class Rules:
         return not any(fnmatchcase(str(self._asked(name)), pattern) for name in self._models)
 
     def _named(self, name: str, key: Key, *, alone: bool) -> Found:
-        if name in self._models or (alone and name in self._chains):
+        if name in self._models or (alone and (name in self._chains or name in CHAINS)):
             return
         if "/" in name:
             yield from _typo(name, key)
@@ -86,12 +87,12 @@ class Rules:
         if name in self._chains:
             yield key, f"{name!r} is a fallback, which cannot be one of several models; name its models"
         else:
-            near = self._near(name, {**self._models, **(self._chains if alone else {})})
+            near = self._near(name, [*self._models, *([*self._chains, *CHAINS] if alone else [])])
             yield key, f"there is no model {name!r}; " + (near or HOW.format(name))
 
     @staticmethod
-    def _near(name: str, known: Mapping[str, Any]) -> str:
-        near = difflib.get_close_matches(name, known, n=1)
+    def _near(name: str, known: Iterable[str]) -> str:
+        near = difflib.get_close_matches(name, list(known), n=1)
         return f"did you mean {near[0]!r}?" if near else ""
 
     def _quality(self, name: str, chain: Mapping[str, Any]) -> Found:
