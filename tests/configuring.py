@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmbridge import ConfigError, config, home
-from llmbridge.config import OTHERS
+from llmbridge import ConfigError, config
 
 
 Write = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.startswith("LLMBRIDGE_") and name not in OTHERS:
-            monkeypatch.delenv(name)
-    monkeypatch.delenv("LLMBRIDGE_CONFIG", raising=False)
-    monkeypatch.setattr(home, "config_directory", lambda: tmp_path / "user")
+def a_directory_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import llmbridge
-from llmbridge import default, redaction, wire
+from llmbridge import default, home, redaction, wire
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion
 from llmbridge.fallback import Fallback
@@ -96,11 +96,18 @@ def no_real_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_real_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test can spend money: the environment's credentials are gone."""
-    import os
-
     for name in list(os.environ):
         if is_credential(name) or name.endswith("_API_BASE") or name.startswith(("OPENAI_", "OTEL_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test goes by the configuration of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith("LLMBRIDGE_") and name not in ("LLMBRIDGE_HOME", "LLMBRIDGE_LONG"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(home, "config_directory", lambda: tmp_path / "user")
 
 
 @pytest.fixture(autouse=True)

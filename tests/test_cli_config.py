@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from llmbridge import ConfigError, cli, default
-from tests.configuring import Write, nothing_configured, write  # noqa: F401
+from tests.configuring import Write, a_directory_of_its_own, write  # noqa: F401
 
 
 KEY = "sk-proj-0123456789abcdefghij"

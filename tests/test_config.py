@@ -18,7 +18,7 @@ from llmbridge.config.reading import read
 from llmbridge.config.rules import Rules
 from llmbridge.config.tables import TABLES, Root
 from llmbridge.home import config_directory
-from tests.configuring import Write, nothing_configured, write, wrong  # noqa: F401
+from tests.configuring import Write, a_directory_of_its_own, write, wrong  # noqa: F401
 
 
 DESIGN = Path(__file__).resolve().parents[2] / "shared" / "DESIGN.md"

@@ -9,7 +9,7 @@ import pytest
 import llmbridge
 from llmbridge import Bridge, Fallback, Model, config, default
 from llmbridge.config import OTHERS
-from tests.configuring import Write, nothing_configured, write, wrong  # noqa: F401
+from tests.configuring import Write, a_directory_of_its_own, write, wrong  # noqa: F401
 from tests.conftest import Ask
 from tests.simulator import Fault, Reply, Simulator
 from tests.test_faults import FISH

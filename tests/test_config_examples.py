@@ -14,7 +14,7 @@ import llmbridge
 from llmbridge import Bridge, BudgetExceeded, RateLimited, config, default, tracing
 from llmbridge.tracing.tracer import Own
 from tests.collector import Collector
-from tests.configuring import nothing_configured  # noqa: F401
+from tests.configuring import a_directory_of_its_own  # noqa: F401
 from tests.conftest import Ask
 from tests.simulator import Fault, Reply, Simulator
 from tests.test_faults import FISH

@@ -11,7 +11,7 @@ import llmbridge
 from llmbridge import Bridge, CallRecord, ConfigError, RateLimited, default, tracing
 from llmbridge.tracing import setup
 from llmbridge.tracing.tracer import Own
-from tests.configuring import Write, nothing_configured, write  # noqa: F401
+from tests.configuring import Write, a_directory_of_its_own, write  # noqa: F401
 from tests.conftest import Ask, Run
 from tests.pauses import Pauses, pauses  # noqa: F401
 from tests.simulator import Fault, Reply, Simulator

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import llmbridge
-from llmbridge import Bridge, CallRecord, default, home, semconv
+from llmbridge import Bridge, CallRecord, default, semconv
 from llmbridge.catalog.chains import CHAINS
 from llmbridge.cli.tree import rows, tree
 from tests.simulator import Fault, Reply, Simulator
@@ -33,7 +33,6 @@ def providers_on_loopback(sim: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("OPENAI_BASE_URL", sim.api_base("openai"))
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-key")
     monkeypatch.setenv("ANTHROPIC_API_BASE", sim.api_base("anthropic"))
-    monkeypatch.setattr(home, "config_directory", lambda: tmp_path / "nobody")
     monkeypatch.chdir(tmp_path)
 
 
