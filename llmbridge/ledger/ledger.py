@@ -46,10 +46,10 @@ class Ledger(Questions):
         path: the file; made, with its directory, for the owner alone if there is none. By default `ledger.db` under
             `LLMBRIDGE_HOME` or the platform's state directory.
         durability: what a power cut may take. "second": commits are synced to disk once a second, and at close; a power
-            cut loses at most the last second, kill -9 loses nothing. "power": a reservation is on the disk before
-            anything is sent, so nothing is ever understated; a settlement that a power cut takes leaves the
-            reservation. Costs one sync a call: some 0.3 to 4 ms, shared by all who wait for one at that moment, and
-            never on the event loop; a commit without sync costs some 20 microseconds.
+            cut loses at most the last second, kill -9 nothing but records of hits of that second, which cost nothing.
+            "power": a reservation is on the disk before anything is sent, so nothing is ever understated; a settlement
+            that a power cut takes leaves the reservation. Costs one sync a call: some 0.3 to 4 ms, shared by all who
+            wait for one at that moment, and never on the event loop; a commit without sync costs some 20 microseconds.
         patience_s: how long to wait while others write, in seconds; then LedgerBusy.
         fail_open: let calls through, with a warning each, when the ledger cannot be used. By default a call to which
             a budget applies is refused then.
