@@ -21,7 +21,7 @@ ROWS = [
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
     {"metrics", "names", "config"},
-    {"call"},
+    {"call", "simulation"},
     {"streams"},
     {"bridge", "cassette"},
     {"default"},

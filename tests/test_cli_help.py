@@ -22,6 +22,7 @@ GROUPS = {
     "budget": [("list",), ("show",), ("set",), ("override",), ("tree",)],
     "ledger": [("check",), ("export",), ("compact",), ("tail",)],
     "cache": [("stats",), ("list",), ("show",), ("clear",), ("verify",)],
+    "simulate": [()],
 }
 VERBS = [(verb, *rest) for verb, below in GROUPS.items() for rest in below]
 
