@@ -20,7 +20,7 @@ ROWS = [
     {"completion", "request", "exchange"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
-    {"metrics", "names", "config"},
+    {"metrics", "names", "config", "report"},
     {"call", "simulation"},
     {"streams"},
     {"bridge", "cassette"},
@@ -41,6 +41,7 @@ OWNERS = {
     "yaml": {"cassette", "config"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "matplotlib": {"report"},
 }
 HEAVY = ("litellm", "pydantic", "opentelemetry", "diskcache", "httpx", "openai", "vcr")
 PUBLIC = [

@@ -14,7 +14,7 @@ from llmbridge.errors import ConfigError, LLMBridgeError
 
 
 # A module of each name has either an `app` of its own, or a function of that name.
-VERBS = ("complete", "demo", "spend", "calls", "budget", "ledger", "cache", "cassette", "config", "simulate")
+VERBS = ("complete", "demo", "spend", "calls", "budget", "ledger", "cache", "cassette", "config", "simulate", "report")
 
 
 class _Verbs(TyperGroup):

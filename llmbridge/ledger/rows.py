@@ -201,7 +201,9 @@ def first_made(db: Connection, since: datetime | None) -> int:
     if since is None:
         return 0
     wanted = int(since.timestamp() * 1e6) - 1_000_000
-    (low, high) = db.execute("SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM reserved").fetchone()
+    (low, high) = db.execute(  # each by itself, or SQLite reads every row
+        "SELECT coalesce((SELECT min(id) FROM reserved), 0), coalesce((SELECT max(id) FROM reserved), 0) + 1"
+    ).fetchone()
     while low < high:
         middle = (low + high) // 2
         row = db.execute("SELECT made_us FROM reserved WHERE id >= ? ORDER BY id LIMIT 1", (middle,)).fetchone()
