@@ -183,6 +183,13 @@ def test_rolling_windows_and_those_of_a_call_have_no_course(story: Story) -> Non
     assert [each.balance.budget for each in story.ledger.courses()] == ["$1/hour"]
 
 
+def test_of_a_budget_with_many_counters_three_have_a_course(story: Story) -> None:
+    for number in range(5):
+        story.call(f"a{number}", f"0.{number + 1}", user=f"u{number}")
+
+    assert [each.balance.tags.get("user") for each in story.ledger.courses()] == [None, "u4", "u3", "u2"]
+
+
 def test_a_new_ledger_has_no_past(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "new.db")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from llmbridge.ledger.window import at
 from llmbridge.money import usd
 
 
+OF_ONE = 3  # counters of a budget with `per` that have a course: one user more is not one budget more
 POINTS = 200  # of a budget's course: a chart has no room for more
 
 
@@ -147,8 +149,8 @@ def tag_names(db: Connection, *, since: datetime | None, until: datetime | None)
 
 
 def courses(db: Connection, *, most: int, clock_us: int) -> list[Course]:
-    """Of at most so many counters, those that are used up furthest first. A rolling window has no beginning, and one
-    of a call is over at once: they have no course."""
+    """Of at most so many counters, and three of one budget, those that are used up furthest first. A rolling window has
+    no beginning, and one of a call is over at once: they have no course."""
     (latest,) = db.execute("SELECT at_us FROM clock").fetchone()
     now = max(latest, clock_us)
     found: list[tuple[float, int, Budget, Balance]] = []
@@ -159,7 +161,13 @@ def courses(db: Connection, *, most: int, clock_us: int) -> list[Course]:
                 for balance in report.counters(db, row, budget, now)
             ]
     found.sort(key=lambda each: -each[0])
-    return [_course(db, row, budget, balance, now) for _, row, budget, balance in found[:most]]
+    seen: Counter[int] = Counter()
+    chosen: list[Course] = []
+    for _, row, budget, balance in found:
+        seen[row] += 1
+        if seen[row] <= OF_ONE and len(chosen) < most:
+            chosen.append(_course(db, row, budget, balance, now))
+    return chosen
 
 
 def _course(db: Connection, row: int, budget: Budget, balance: Balance, now: int) -> Course:

@@ -98,7 +98,7 @@ class Questions:
     ) -> None:
         """Show every attempt that is over to *visit*, in the order in which they were made, without holding them all.
 
-        What compaction has folded is not among them. Some 10 s for a million.
+        What compaction has folded is not among them. Some 7 s for a million.
         """
         self.expire()
         self._read(functools.partial(history.attempts, visit=visit, since=since, until=until))
@@ -127,7 +127,8 @@ class Questions:
         return self._read(functools.partial(history.tag_names, since=since, until=until))
 
     def courses(self, most: int = 6) -> list[Course]:
-        """How the counters got to where they stand now, of at most so many, those first that are used up furthest.
+        """How the counters got to where they stand now, of at most so many, those first that are used up furthest; of
+        a budget with `per` at most three.
 
         Reads what was reserved since their windows began. A rolling window has no beginning: it is not among them.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -48,14 +48,13 @@ class Card:
     empty: str = "Nothing in this period."
 
 
-def sections(figures: Figures) -> Iterable[tuple[str, list[tuple[int, Card]]]]:
-    number = 0
-    for title, cards in (
+def sections(figures: Figures) -> list[tuple[str, list[Card]]]:
+    """The page's parts, with their titles."""
+    return [
         ("Money", [_spent(figures), *_groups(figures), _saved(figures)]),
         ("Answers", [_latency(figures), _ended(figures), _failed(figures)]),
-        ("Budgets", [_standing(figures.balances), *(_burnt(each) for each in figures.courses)]),
-    ):
-        yield title, [(number := number + 1, card) for card in cards]
+        ("Budgets", [_standing(figures.balances), *map(_burnt, figures.courses)]),
+    ]
 
 
 def _spent(figures: Figures) -> Card:

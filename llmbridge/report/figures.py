@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Literal
 
 from llmbridge.ledger import Balance, Course, Failure, Latency, Spend
@@ -52,7 +53,7 @@ class Figures:
 
 
 def gather(book: Questions, *, since: datetime | None, until: datetime | None, zone: str = "UTC") -> Figures:
-    """Ask *book* for everything. Some ten seconds for a million calls. Raises LedgerError and ValueError."""
+    """Ask *book* for everything. Half a minute for a million calls. Raises LedgerError and ValueError."""
     made_at = datetime.now(clocks(zone))
     total = book.spend(since=since, until=until)
     unit, over_time = _over_time(book, since, until, zone, made_at)
@@ -116,7 +117,5 @@ def _dearest(found: Sequence[Spend]) -> list[Spend]:
 
 
 def _nothing() -> Spend:
-    from decimal import Decimal
-
     zero = Decimal(0)
     return Spend({}, 0, 0, zero, zero, zero, 0, 0, 0)

@@ -5,6 +5,7 @@ It is built as a tree of elements, so that whatever a tag or a model is called, 
 
 from __future__ import annotations
 
+import itertools
 from xml.etree.ElementTree import Element, tostring
 
 from llmbridge.report.cards import Card, counted, large, money, plain, sections, share
@@ -19,8 +20,9 @@ Child = Element | str
 def page(figures: Figures) -> str:
     """The whole file."""
     main = _of("main", _of("header", _of("h1", "llmbridge report"), _of("p", _period(figures))), _tiles(figures))
+    numbers = itertools.count(1)
     for title, cards in sections(figures):
-        section = _of("div", *(_drawn(card, number) for number, card in cards), **{"class": "cards"})
+        section = _of("div", *(_drawn(card, next(numbers)) for card in cards), **{"class": "cards"})
         main.append(_of("section", _of("h2", title), section))
     main.append(_of("footer", *_notes(figures)))
     (style := Element("style")).text = STYLE
