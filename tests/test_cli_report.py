@@ -17,6 +17,7 @@ import pytest
 
 from llmbridge.home import ledger_path
 from llmbridge.ledger import Ledger, ReadOnlyLedger
+from llmbridge.record import CallRecord
 from llmbridge.report import gather
 from tests.commands import DAY_S, Story, files, run, three_days
 
@@ -31,8 +32,7 @@ NASTY = [
     "$a_b$ $\\frac{1}{0}$ \\u{1F600}",
     "ab\x00\x1b[31m\n\u202eexe.gnp\ufffe",
     "日本語 😀",
-    "url(https://evil.example/x) #010101",
-    "x" * 300,
+    "url(https://evil.example/x) #010101 " + "x" * 300,
     "",
 ]
 
@@ -186,6 +186,18 @@ def nasty(tmp_path: Path) -> Path:
         for number, name in enumerate(NASTY):
             story.now += 3600
             story.call(f"{number:032x}", "0.1", user=name, team=NASTY[-number], model=f"a/{name}", failed=f"b/{name}")
+        hit = CallRecord(
+            id="ff" * 16,
+            verb="chat",
+            models=("a/b",),
+            tags={name: name for name in NASTY},
+            started_at=story.now,
+            outcome="answered",
+            model="a/b",
+            cached=True,
+            saved_usd=Decimal(1),
+        )
+        story.ledger.book(hit)
     return path
 
 
@@ -199,10 +211,16 @@ def test_whatever_a_tag_or_a_model_is_called_it_is_text(nasty: Path) -> None:
     assert {tag for tag, _ in page.elements} & {"script", "img", "b"} == set()
     assert [name for _, attributes in page.elements for name in attributes if name.startswith("on")] == []
     users = [row[0] for row in page.table("tag 'user'")]
-    assert {"</style><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "'\"&amp;--><!--", "(none)"} <= set(
-        users
-    )
-    assert re.search(r"[\x00-\x09\x0b-\x1f\u202e\ufffe]", done.out) is None
+    assert {
+        "</style><script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "'\"&amp;--><!--",
+        "(none)",
+        "日本語 😀",
+    } <= set(users)
+    said = "".join([*page.texts, *(value or "" for _, attributes in page.elements for value in attributes.values())])
+    assert re.search(r"[\x00-\x09\x0b-\x1f\u202e\ufffe]", said) is None
+    assert "Spent by tag '<img src=x onerror=alert(1)>'" in page.texts
 
 
 def test_an_empty_ledger_is_a_page_that_says_so(tmp_path: Path) -> None:
@@ -272,7 +290,7 @@ def test_the_file_is_written_and_its_size_said(kept: Path, tmp_path: Path) -> No
     size = (tmp_path / "r.html").stat().st_size
     assert (done.code, done.out) == (0, f"{tmp_path / 'r.html'}: {size / 1024:,.0f} KB\n")
     assert size < 200_000
-    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>\n<html")
+    assert (tmp_path / "r.html").read_text("ascii").startswith("<!DOCTYPE html>\n<html")
     assert files(kept.parent) == before
 
 

@@ -94,8 +94,9 @@ def test_endings_say_why_the_model_was_asked_that_answered(story: Story) -> None
     }  # fmt: skip
 
 
-def test_names_of_tags_are_found_wherever_they_are_kept(story: Story) -> None:
+def test_names_of_tags_are_found_wherever_they_are_kept_the_most_used_first(story: Story) -> None:
     story.call("a1", "0.1")
+    story.call("a2", "0.1")
     story.ledger.book(
         CallRecord(
             id="b2",
@@ -113,7 +114,7 @@ def test_names_of_tags_are_found_wherever_they_are_kept(story: Story) -> None:
     before = story.ledger.tag_names()
     story.ledger.compact(1)
 
-    assert before == story.ledger.tag_names() == ["hit", "late", "team", "user"]
+    assert before == story.ledger.tag_names() == ["team", "user", "hit", "late"]
     assert story.ledger.tag_names(since=at(4 * DAY_S)) == ["late"]
 
 

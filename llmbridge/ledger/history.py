@@ -134,18 +134,19 @@ def failures(db: Connection, *, since: datetime | None, until: datetime | None) 
 
 
 def tag_names(db: Connection, *, since: datetime | None, until: datetime | None) -> list[str]:
-    """Every name of a tag, in order."""
+    """Every name of a tag, the most used first."""
     made, values = period("made_us", since, until)
     started, more = period("started_us", since, until)
     day, most = period("unixepoch(day) * 1000000", since, until)
-    names: set[str] = set()
-    for (tags,) in db.execute(
-        f"SELECT tags FROM reserved WHERE id >= ? AND {made} UNION SELECT tags FROM call WHERE {started}"
-        f" UNION SELECT tags FROM archive WHERE {day}",
+    used: Counter[str] = Counter()
+    for tags, count in db.execute(
+        f"SELECT tags, sum(many) FROM (SELECT tags, 1 AS many FROM reserved WHERE id >= ? AND {made}"
+        f" UNION ALL SELECT tags, 1 FROM call WHERE saved_nanousd > 0 AND {started}"
+        f" UNION ALL SELECT tags, calls FROM archive WHERE {day}) GROUP BY tags",
         (first_made(db, since), *values, *more, *most),
     ):
-        names.update(json.loads(tags))
-    return sorted(names)
+        used.update(dict.fromkeys(json.loads(tags), count))
+    return sorted(used, key=lambda name: (-used[name], name))
 
 
 def courses(db: Connection, *, most: int, clock_us: int) -> list[Course]:

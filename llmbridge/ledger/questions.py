@@ -122,7 +122,7 @@ class Questions:
         return self._read(functools.partial(history.failures, since=since, until=until))
 
     def tag_names(self, *, since: datetime | None = None, until: datetime | None = None) -> list[str]:
-        """The names of all tags that calls had, in order."""
+        """The names of all tags of what was asked or recalled, the most used first."""
         self.expire()
         return self._read(functools.partial(history.tag_names, since=since, until=until))
 

@@ -131,9 +131,7 @@ def _group(name: str, found: Sequence[Spend]) -> Card:
 
 
 def _value(each: Spend) -> str:
-    ((name, value),) = each.of.items()
-    if value is None and name.endswith(" others"):
-        return name
+    (value,) = each.of.values()
     return plain(value) if value else NONE
 
 

@@ -104,7 +104,7 @@ def _over_time(
 
 
 def _dearest(found: Sequence[Spend]) -> list[Spend]:
-    """The dearest, and the rest as one, of which the value is None and the name says how many they are."""
+    """The dearest, and the rest as one, whose value says how many they are."""
     found = [each for each in found if each.attempts or each.saved_usd]
     if len(found) <= MOST_ROWS:
         return found
@@ -113,7 +113,7 @@ def _dearest(found: Sequence[Spend]) -> list[Spend]:
         rest = replace(
             rest, **{name: getattr(rest, name) + getattr(each, name) for name in Spend.__slots__ if name != "of"}
         )
-    return [*found[: MOST_ROWS - 1], replace(rest, of={f"{len(found) - MOST_ROWS + 1} others": None})]
+    return [*found[: MOST_ROWS - 1], replace(rest, of={"others": f"{len(found) - MOST_ROWS + 1} others"})]
 
 
 def _nothing() -> Spend:

@@ -18,7 +18,7 @@ Child = Element | str
 
 
 def page(figures: Figures) -> str:
-    """The whole file."""
+    """The whole file, in ASCII."""
     main = _of("main", _of("header", _of("h1", "llmbridge report"), _of("p", _period(figures))), _tiles(figures))
     numbers = itertools.count(1)
     for title, cards in sections(figures):
@@ -36,7 +36,9 @@ def page(figures: Figures) -> str:
         style,
     )
     whole = _of("html", head, _of("body", main), lang="en")
-    return "<!DOCTYPE html>\n" + tostring(whole, encoding="unicode", method="html") + "\n"
+    # ASCII, with references for what is not: it reads the same through every pipe
+    html: bytes = tostring(whole, encoding="us-ascii", method="html")
+    return f"<!DOCTYPE html>\n{html.decode()}\n"
 
 
 def _of(tag: str, *children: Child, **attributes: str) -> Element:
