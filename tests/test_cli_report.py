@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -173,7 +174,7 @@ def test_every_chart_has_a_title_and_a_table_and_takes_the_colours_of_the_page(p
     assert all(chart["role"] == "img" and chart["aria-labelledby"] for chart in charts)
     drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
     assert set(re.findall(r"(?:fill|stroke): ?([^;\"]+)", drawn)) <= {
-        "none", *(f"var(--{name})" for name in ("ink", "muted", "grid", "first", "second", "third", "card")),
+        "none", *(f"var(--{name})" for name in ("ink", "muted", "grid", "first", "second", "third")),
         *re.findall(r"url\(#[^)]*\)", drawn),
     }  # fmt: skip
     assert "font-family" not in drawn
@@ -220,6 +221,8 @@ def test_whatever_a_tag_or_a_model_is_called_it_is_text(nasty: Path) -> None:
     } <= set(users)
     said = "".join([*page.texts, *(value or "" for _, attributes in page.elements for value in attributes.values())])
     assert re.search(r"[\x00-\x09\x0b-\x1f\u202e\ufffe]", said) is None
+    titles = re.findall(r"<title>([^<]*)</title>", done.out)
+    assert f"{html.escape(f'a/{NASTY[7]}', quote=False)}: $0.1000" in titles
     assert "Spent by tag '</style><script>alert(1)</script>'" in page.texts
 
 

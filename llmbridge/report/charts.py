@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 WIDTH = 400  # of the drawing; a phone shows it at nine tenths, so that its letters stay letters
 SIZE = 12
 ROW = 44
-# matplotlib wants real colours; on the page each is the CSS variable of that name, which the dark and print set anew.
+# matplotlib wants real colours; on the page each is the CSS variable of that name, which night and paper set anew.
 COLOURS = {"ink": "#010101", "muted": "#010102", "grid": "#010103", "first": "#010104", "second": "#010105",
-           "third": "#010106", "card": "#010107"}  # fmt: skip
+           "third": "#010106"}  # fmt: skip
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: to be read aloud, found and copied
     "svg.hashsalt": "llmbridge",
@@ -199,17 +199,17 @@ def _svg(figure: Figure, name: str) -> ElementTree.Element:
                 parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
-        for key in list(element.attrib):
-            element.set(key.rpartition("}")[2], _themed(element.attrib.pop(key), name))
         said = element.get("id", "")
-        if said.startswith("tip "):
-            title = ElementTree.Element("title")
-            title.text = said.removeprefix("tip ")
-            element.insert(0, title)
         if element.tag in ("g", "svg", "text"):
             element.attrib.pop("id", None)
         elif said:
             element.set("id", f"{name}-{said}")
+        for key in list(element.attrib):
+            element.set(key.rpartition("}")[2], _themed(element.attrib.pop(key), name))
+        if said.startswith("tip "):
+            title = ElementTree.Element("title")
+            title.text = said.removeprefix("tip ")
+            element.insert(0, title)
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     return root

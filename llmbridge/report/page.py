@@ -77,6 +77,7 @@ def _tiles(figures: Figures) -> Element:
             f"{money(total.uncertain_usd)} of it uncertain" if total.uncertain_usd else "",
         ),
         ("saved by the cache", money(total.saved_usd), f"{share(ended.get('cached', 0), calls)} of the calls"),
+        # those that were folded are in one of the two, those that were refused in the other
         ("calls", f"{max(calls, total.calls):,}", counted(total.attempts, "attempt")),
         ("tokens", f"{large(total.input_tokens)} in", f"{large(total.output_tokens)} out"),
         ("needed a second attempt", share(more, asked), counted(more, "call")),
