@@ -21,8 +21,8 @@ ROWS = [
     {"completion", "request", "exchange"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
-    {"metrics", "everywhere", "names", "catalog", "truncation"},
-    {"call", "config"},
+    {"metrics", "everywhere", "names", "catalog", "truncation", "report"},
+    {"call", "config", "simulation"},
     {"streams"},
     {"bridge", "cassette"},
     {"default", "batch"},
@@ -42,6 +42,7 @@ OWNERS = {
     "yaml": {"cassette", "config"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "matplotlib": {"report"},
 }
 HEAVY = ("litellm", "pydantic", "opentelemetry", "diskcache", "httpx", "openai", "vcr")
 PUBLIC = [

@@ -22,12 +22,15 @@ GROUPS = {
     "budget": [("list",), ("show",), ("set",), ("override",), ("tree",)],
     "ledger": [("check",), ("export",), ("compact",), ("tail",)],
     "cache": [("stats",), ("list",), ("show",), ("clear",), ("verify",)],
+    "simulate": [()],
+    "report": [()],
 }
 VERBS = [(verb, *rest) for verb, below in GROUPS.items() for rest in below]
 
 
 @pytest.fixture
-def today() -> Iterator[None]:
+def today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
     with Story(ledger_path(), datetime.now(UTC).timestamp()) as story:
         story.call("a1" * 16, "0.50")
         (cache := Cache()).stats()

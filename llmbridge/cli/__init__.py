@@ -16,7 +16,7 @@ from llmbridge.errors import BudgetExceeded, ConfigError, LLMBridgeError
 # A module of each name has either an `app` of its own, or a function of that name.
 VERBS = (
     *("complete", "compare", "batch", "explain", "run", "demo", "models", "chains"),
-    *("spend", "calls", "budget", "ledger", "cache", "cassette", "config"),
+    *("spend", "calls", "budget", "ledger", "cache", "cassette", "config", "simulate", "report"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
 from llmbridge.ledger.ending import close_ledgers
+from llmbridge.ledger.history import Course, Failure, Latency, PastAttempt
 from llmbridge.ledger.ledger import Ledger
 from llmbridge.ledger.need import Asked, Charge, Need
 from llmbridge.ledger.reading import ReadOnlyLedger
@@ -18,8 +19,12 @@ __all__ = [
     "Balance",
     "Budget",
     "Charge",
+    "Course",
+    "Failure",
+    "Latency",
     "Ledger",
     "Need",
+    "PastAttempt",
     "ReadOnlyLedger",
     "Refusal",
     "Reservation",

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import IO, Any, Literal, TypeVar
 
-from llmbridge.ledger import check, report, rows
+from llmbridge.ledger import check, history, report, rows
 from llmbridge.ledger.budget import Budget
+from llmbridge.ledger.history import Course, Failure, Latency, PastAttempt
 from llmbridge.ledger.report import Balance, Spend, Typical
 from llmbridge.ledger.sqlite import File
 from llmbridge.ledger.transaction import Connection
@@ -96,6 +97,48 @@ class Questions:
         """Write the recorded attempts to *file*, as JSON lines or CSV; returns how many."""
         self.expire()
         return self._read(functools.partial(rows.export, file=file, format=format, since=since))
+
+    def attempts(
+        self, visit: Callable[[PastAttempt], None], *, since: datetime | None = None, until: datetime | None = None
+    ) -> None:
+        """Show every attempt that is over to *visit*, in the order in which they were made, without holding them all.
+
+        What compaction has folded is not among them. Some 7 s for a million.
+        """
+        self.expire()
+        self._read(functools.partial(history.attempts, visit=visit, since=since, until=until))
+
+    def latencies(
+        self, *, first_chunk: bool = False, since: datetime | None = None, until: datetime | None = None
+    ) -> list[Latency]:
+        """How long the models took to answer, or to their *first_chunk*, the most asked first."""
+        self.expire()
+        return self._read(functools.partial(history.latencies, first_chunk=first_chunk, since=since, until=until))
+
+    def endings(self, *, since: datetime | None = None, until: datetime | None = None) -> dict[str, int]:
+        """How many calls ended how: "cached"; "refused" by a budget; "failed", "left", "cancelled", "lost"; or
+        "initial", "retry", "fallback", "hedge", ..., the reason why the model was asked that answered."""
+        self.expire()
+        return self._read(functools.partial(history.endings, since=since, until=until))
+
+    def failures(self, *, since: datetime | None = None, until: datetime | None = None) -> list[Failure]:
+        """What came of attempts instead of answers, the most frequent first."""
+        self.expire()
+        return self._read(functools.partial(history.failures, since=since, until=until))
+
+    def tag_names(self, *, since: datetime | None = None, until: datetime | None = None) -> list[str]:
+        """The names of all tags of what was asked or recalled, the most used first."""
+        self.expire()
+        return self._read(functools.partial(history.tag_names, since=since, until=until))
+
+    def courses(self, most: int = 6) -> list[Course]:
+        """How the counters got to where they stand now, of at most so many, those first that are used up furthest; of
+        a budget with `per` at most three.
+
+        Reads what was reserved since their windows began. A rolling window has no beginning: it is not among them.
+        """
+        self.expire()
+        return self._read(functools.partial(history.courses, most=most, clock_us=self._clock_us()))
 
     def check(self) -> list[str]:
         """Recompute every balance from the entries, and whatever else is kept twice; returns every difference.

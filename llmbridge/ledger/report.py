@@ -194,16 +194,16 @@ def balances(db: Connection, *, budget: Budget | str | None, clock_us: int) -> l
     now = max(latest, clock_us)
     name = None if budget is None else known_as(budget)
     found = []
-    for row, known in _declared(db, name):
+    for row, known in declared(db, name):
         if not isinstance(budget, Budget) or _same(known, budget):
             shown = budget if isinstance(budget, Budget) else known
-            found += _counters(db, row, shown, now) or _untouched(db, shown, now)
+            found += counters(db, row, shown, now) or _untouched(db, shown, now)
     return found or (_untouched(db, budget, now) if isinstance(budget, Budget) else [])
 
 
 def budgets(db: Connection) -> list[Budget]:
     """The budgets that the file knows."""
-    return [budget for _, budget in _declared(db, None)]
+    return [budget for _, budget in declared(db, None)]
 
 
 def changes(db: Connection) -> list[dict[str, Any]]:
@@ -222,7 +222,8 @@ def changes(db: Connection) -> list[dict[str, Any]]:
     ]
 
 
-def _counters(db: Connection, row: int, budget: Budget, now: int) -> list[Balance]:
+def counters(db: Connection, row: int, budget: Budget, now: int) -> list[Balance]:
+    """Those of the budget in *row* that count at *now*."""
     limit = booking.limit_of(db, budget, now)
     query = (
         "SELECT scope, sum(settled), sum(reserved) FROM balance WHERE budget = ? AND starts_us >= ? AND starts_us <= ?"
@@ -251,7 +252,7 @@ def _ends(budget: Budget, now: int) -> datetime | None:
     return None if ends_us is None or budget.window.kind == "rolling" else at(ends_us, budget.zone)
 
 
-def _declared(db: Connection, name: str | None) -> list[tuple[int, Budget]]:
+def declared(db: Connection, name: str | None) -> list[tuple[int, Budget]]:
     """The row and the Budget of each, or of those of that name."""
     rows = db.execute(
         "SELECT id, name, unit, window, zone, per, amount FROM budget WHERE ? IS NULL OR name = ? ORDER BY id",

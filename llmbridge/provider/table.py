@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # alone: what reads the table for a catalogue needs nothing o
 # Of these LiteLLM finds every model in the table under the name that it has there (tests/test_pricing.py).
 PLAIN = frozenset({"anthropic", "deepseek", "gemini", "groq", "mistral", "openai", "openrouter", "together_ai", "xai"})
 LOCAL = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile", "docker_model_runner", "lemonade", "mock"})
+_ABOVE = re.compile(r"input_cost_per_token(_above_(\d+)k_tokens)")
 FILE = "model_prices_and_context_window_backup.json"
 
 # What a model can do, by the name in the catalogue: the flag in the table, and the words for people. An absent flag
@@ -77,13 +79,55 @@ def find(request: Request) -> tuple[str, str] | None:
     return key, provider
 
 
-def plain_cost_usd(model: str, input_tokens: int, output_tokens: int) -> Decimal | None:
-    """What so many tokens cost by the table's plain prices, without tiers and caches; None if it has no such model.
-    *model* may be the name that stands in a provider's own JSON."""
-    table = bundled()
-    keys = [model, *(f"{provider}/{model}" for provider in PLAIN)]
-    fields = next((table[key] for key in keys if key in table), {})
-    prices = [fields.get(f"{side}_cost_per_token") for side in ("input", "output")]
-    if prices[0] is None:
+def plain_cost_usd(
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    *,
+    cached_tokens: int = 0,
+    cache_write_tokens: int = 0,
+    reasoning_tokens: int = 0,
+) -> Decimal | None:
+    """What so many tokens cost by the table, in the standard tier; None if it has no such model or no price.
+
+    *model* may be the name that stands in a provider's own JSON. Tokens read from or written to the provider's cache
+    are part of the input, reasoning is part of the output; where they have no price of their own they cost what the
+    others do. A length of the input from which on all is dearer counts; media, searches and regions do not.
+    """
+    fields = _fields(model)
+    plain, output = fields.get("input_cost_per_token"), fields.get("output_cost_per_token")
+    if plain is None or (output is None and output_tokens) or "tiered_pricing" in fields:
         return None
-    return input_tokens * Decimal(str(prices[0])) + output_tokens * Decimal(str(prices[1] or 0))
+    rest, above = "", 0
+    for name in fields:  # "input_cost_per_token_above_200k_tokens"
+        found = _ABOVE.fullmatch(name)
+        if found is not None and above <= (limit := int(found[2]) * 1000) < input_tokens:
+            rest, above = found[1], limit
+
+    def price(name: str, instead: Decimal) -> Decimal:
+        said = fields.get(f"{name}{rest}", fields.get(name))
+        return instead if said is None else Decimal(str(said))
+
+    read = min(cached_tokens, input_tokens)
+    written = min(cache_write_tokens, input_tokens - read)
+    thought = min(reasoning_tokens, output_tokens)
+    input_usd = price("input_cost_per_token", Decimal(0))
+    output_usd = price("output_cost_per_token", Decimal(0))
+    return (
+        (input_tokens - read - written) * input_usd
+        + read * price("cache_read_input_token_cost", input_usd)
+        + written * price("cache_creation_input_token_cost", input_usd)
+        + (output_tokens - thought) * output_usd
+        + thought * price("output_cost_per_reasoning_token", output_usd)
+    )
+
+
+def _fields(model: str) -> Mapping[str, Any]:
+    """The table's line of *model*; of "provider/name", that of the name, if it is the provider's."""
+    table = bundled()
+    provider, _, name = model.partition("/")
+    if model in table:
+        return table[model]
+    if str(table.get(name, {}).get("litellm_provider", "")).startswith(provider):
+        return table[name] if name else {}
+    return next((table[key] for each in sorted(PLAIN) if (key := f"{each}/{model}") in table), {})
