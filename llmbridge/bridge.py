@@ -20,6 +20,7 @@ from llmbridge.call.planning import Plan, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
+from llmbridge.events import Event, Listeners
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.home import in_replay, ledger_path
@@ -88,7 +89,7 @@ class Bridge:
         self._warned = False
         self._deadline_s = deadline_s
         self._propagate = propagate
-        self._subscribers: list[Callable[[CallRecord], None]] = []
+        self._listeners = Listeners()
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str] | None = None, *, name: str | None = None) -> Bridge:
@@ -109,7 +110,7 @@ class Bridge:
     def succeed(self, old: Bridge) -> None:
         """Go on with what *old* knows of the endpoints and has counted of the same limits, with its ledger if that is
         to be the same, and tell its listeners."""
-        self._endpoints, self._subscribers = old._endpoints, old._subscribers
+        self._endpoints, self._listeners = old._endpoints, old._listeners
         if (self._ledger, self._ledger_options) == (old._ledger, old._ledger_options):
             self._opened = old._opened
         counted = {limiter.limit: limiter for limiter in old._limiters}
@@ -296,13 +297,14 @@ class Bridge:
         before it sends."""
         return self._chat(messages, (model, budget, cache, tags, None), response_model, params).plan()
 
-    def subscribe(self, listener: Callable[[CallRecord], None]) -> Callable[[], None]:
-        """Have *listener* called with the record of every call that ends; returns what unsubscribes it.
+    def subscribe(self, listener: Callable[[Any], object], *kinds: type[Event]) -> Callable[[], None]:
+        """Have *listener* called with the record of every call that ends or, if *kinds* are given, with each event of
+        those classes of `llmbridge.events`; returns what unsubscribes it.
 
-        It runs in the call's own thread, so it should be quick. What it raises is logged and harms no call.
+        It runs where the event happens, also on an event loop, so it should be quick; once it has taken half a second,
+        a thread tells it all that follows, in order. What it raises is logged and harms no call.
         """
-        self._subscribers.append(listener)
-        return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
+        return self._listeners.add(listener, kinds or (CallRecord,))
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
         cache = cache_params(params)
@@ -340,6 +342,7 @@ class Bridge:
             tags=tags,
             deadline_s=deadline_s or policy.deadline_s or self._deadline_s,
             publish=self._publish,
+            listeners=self._listeners,
             ledger=ledger,
             budgets=budgets,
             limiters=self._limiters,
@@ -374,13 +377,8 @@ class Bridge:
 
     def _publish(self, record: CallRecord) -> None:
         metrics.record(record)
-        if log.isEnabledFor(logging.INFO):
-            log.info("%s", record.explain())
-        for listener in list(self._subscribers):
-            try:
-                listener(record)
-            except Exception:
-                log.warning("a subscriber failed on the record of call %s", record.id, exc_info=True)
+        if self._listeners.wants(CallRecord):
+            self._listeners.tell(record)
 
 
 @functools.lru_cache(maxsize=8)

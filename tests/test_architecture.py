@@ -17,7 +17,7 @@ PACKAGE = Path(llmbridge.__file__).parent
 ROWS = [
     {"errors", "money"},
     {"waiting", "redaction", "record", "params", "home", "semconv"},
-    {"completion", "request", "exchange"},
+    {"completion", "request", "exchange", "events"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
     {"metrics", "names", "config"},

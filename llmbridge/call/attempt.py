@@ -23,6 +23,7 @@ from llmbridge.errors import (
     ProviderError,
     UnknownPrice,
 )
+from llmbridge.events import AttemptFailed, BreakerOpened
 from llmbridge.exchange import Exchange
 from llmbridge.ledger import Charge, Reservation
 from llmbridge.money import usd
@@ -149,7 +150,7 @@ class Attempt:
         if self.reservation is not None:
             held = self.reservation.need.nanousd
             self.record.reserved_usd = None if held is None else usd(held)
-            self._call.record.alerts += self.reservation.alerts
+            self._call.alerted(self.reservation.alerts)
 
     @property
     def kept(self) -> Any:
@@ -335,6 +336,7 @@ class Attempt:
             else:
                 self._charge = charge.failed(record, self._worst, error, charge_5xx=self._call.charges_5xx)
         self._resolve(self._charge)
+        self._call.tell(AttemptFailed, record)
         self._pass_out(error)
 
     def _pass_out(self, error: ProviderError | None = None) -> None:
@@ -342,7 +344,9 @@ class Attempt:
         entrance, self.entrance = self.entrance, None
         if entrance is not None:
             in_time = self._call.remaining_s() > 0
-            entrance.end(self.record, error, in_time=in_time, headers=self.exchange.headers)
+            opened = entrance.end(self.record, error, in_time=in_time, headers=self.exchange.headers)
+            if opened is not None:
+                self._call.tell(BreakerOpened, self.record.model, opened.kind, opened.why, opened.for_s)
 
     def _observe(self) -> None:
         """What the exchange knows, into the record."""
