@@ -13,10 +13,19 @@ request is sent.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 
 __version__ = "0.1.0"
+
+
+def _redacted(record: logging.LogRecord) -> bool:
+    return bool(importlib.import_module("llmbridge.redaction").RedactingFilter().filter(record))
+
+
+logging.getLogger("llmbridge").addHandler(logging.NullHandler())  # quiet, until the application wants to hear it
+logging.getLogger("llmbridge").addFilter(_redacted)
 
 if TYPE_CHECKING:
     from llmbridge import tracing as tracing

@@ -86,7 +86,7 @@ _LEVELS: Mapping[object, int] = {
     CacheHit: logging.DEBUG,
     CacheMissed: logging.DEBUG,
     AttemptFailed: logging.INFO,
-    BreakerOpened: logging.WARNING,
+    BreakerOpened: logging.INFO,
     CallRecord: logging.INFO,
 }  # a budget's alert is said by the ledger, which also gives it without a call
 

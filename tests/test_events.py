@@ -241,7 +241,7 @@ def test_every_event_has_a_level_and_facts_that_are_plain(
         ("DEBUG", "call_started"),
         ("DEBUG", "cache_missed"),
         ("INFO", "attempt_failed"),
-        ("WARNING", "breaker_opened"),
+        ("INFO", "breaker_opened"),
         ("INFO", "call_completed"),
     ]
     assert len({facts["call_id"] for _, facts in logged}) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -62,6 +63,8 @@ def _options(
 
 def main() -> None:
     """Run the command. A user's mistake ends in a message on stderr: exit code 1, or 2 for wrong usage and files."""
+    if logging.lastResort is not None:  # the library itself says nothing on stderr
+        logging.getLogger("llmbridge").addHandler(logging.lastResort)
     try:
         app()
     except ConfigError as error:
