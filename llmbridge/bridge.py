@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import os
@@ -16,13 +17,14 @@ from llmbridge import config, metrics, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
 from llmbridge.call.memory import Memory, Mode, Wish, cache_params, wish
-from llmbridge.call.planning import Plan, candidates_of
+from llmbridge.call.planning import Plan, breakers, candidates_of
 from llmbridge.call.race import arun, run
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
 from llmbridge.events import Event, Listeners
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
+from llmbridge.health import Health, Patient, examine
 from llmbridge.home import in_replay, ledger_path
 from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
 from llmbridge.money import checked_nanousd, usd
@@ -90,6 +92,7 @@ class Bridge:
         self._deadline_s = deadline_s
         self._propagate = propagate
         self._listeners = Listeners()
+        self._found: config.Configuration | None = None
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str] | None = None, *, name: str | None = None) -> Bridge:
@@ -104,7 +107,7 @@ class Bridge:
     def configured(cls, found: config.Configuration) -> Bridge:
         """The Bridge that *found* describes."""
         bridge = cls(**found.arguments)
-        bridge._ledger_options = found.ledger_options
+        bridge._found, bridge._ledger_options = found, found.ledger_options
         return bridge
 
     def succeed(self, old: Bridge) -> None:
@@ -297,6 +300,17 @@ class Bridge:
         before it sends."""
         return self._chat(messages, (model, budget, cache, tags, None), response_model, params).plan()
 
+    def health(self, *, ask: bool = False, timeout_s: float = 10.0) -> Health:
+        """Whether all that calls need is there: keys, models, ledger, cache, collector. Raises nothing; loads LiteLLM.
+        Costs nothing, unless *ask* has each model asked for a token. What takes longer than *timeout_s* is wrong."""
+        about = self._names.models, self._endpoints, self._limiters, self._cache, self._found
+        ledger = functools.partial(self._usable_ledger, (), ())
+        return examine(Patient(*about, ledger, self if ask else None), timeout_s)
+
+    async def ahealth(self, *, ask: bool = False, timeout_s: float = 10.0) -> Health:
+        """Same as health(), without blocking the event loop."""
+        return await asyncio.to_thread(self.health, ask=ask, timeout_s=timeout_s)
+
     def subscribe(self, listener: Callable[[Any], object], *kinds: type[Event]) -> Callable[[], None]:
         """Have *listener* called with the record of every call that ends or, if *kinds* are given, with each event of
         those classes of `llmbridge.events`; returns what unsubscribes it.
@@ -337,7 +351,7 @@ class Bridge:
         ledger = self._usable_ledger(budgets, models)
         return Call(
             asked,
-            candidates_of(asked, models, self._endpoints, None if ledger is None else _breakers(ledger.path)),
+            candidates_of(asked, models, self._endpoints, breakers(ledger)),
             policy=policy,
             tags=tags,
             deadline_s=deadline_s or policy.deadline_s or self._deadline_s,
@@ -377,14 +391,7 @@ class Bridge:
 
     def _publish(self, record: CallRecord) -> None:
         metrics.record(record)
-        if self._listeners.wants(CallRecord):
-            self._listeners.tell(record)
-
-
-@functools.lru_cache(maxsize=8)
-def _breakers(ledger: Path) -> Path:
-    """Where the processes that share a ledger tell each other which models fail."""
-    return ledger.with_name(ledger.name + "-breakers")
+        self._listeners.tell(record)
 
 
 def _answer(call: Call, kind: type[T]) -> T:

@@ -27,6 +27,14 @@ class Names:
         self._models: tuple[Model, ...] = ()
         self._fallback, self._models = self._meant(models)
 
+    @property
+    def models(self) -> list[Model]:
+        """All that a call may ask by default or by a name, each once."""
+        found = [*self._models, *(each for each in self.known.values() if isinstance(each, Model))]
+        for each in self.known.values():
+            found += self._meant(each)[1] if isinstance(each, Fallback) else ()
+        return [each for number, each in enumerate(found) if each not in found[:number]]
+
     def of(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:
         """What is done after a failure, and whom to ask. Raises TypeError or ValueError."""
         policy, candidates = (self._fallback, self._models) if model is None else self._meant(model)

@@ -22,7 +22,7 @@ ROWS = [
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
     {"metrics", "names", "config"},
     {"call"},
-    {"streams"},
+    {"streams", "health"},
     {"bridge", "cassette"},
     {"default"},
     {"cli", "pytest_plugin", "__init__"},

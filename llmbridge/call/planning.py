@@ -5,6 +5,7 @@ A Plan is the same, as data for people: what a call would do, without doing any 
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,16 @@ def candidates_of(
             )
         )
     return found
+
+
+def breakers(ledger: Ledger | None) -> Path | None:
+    """Where the processes that share *ledger* tell each other which models fail."""
+    return None if ledger is None else _beside(ledger.path)
+
+
+@functools.lru_cache(maxsize=8)
+def _beside(ledger: Path) -> Path:
+    return ledger.with_name(ledger.name + "-breakers")
 
 
 def ordered(

@@ -15,7 +15,7 @@ from llmbridge.errors import ConfigError, LLMBridgeError
 
 
 # A module of each name has either an `app` of its own, or a function of that name.
-VERBS = ("complete", "demo", "spend", "calls", "budget", "ledger", "cache", "cassette", "config")
+VERBS = ("complete", "demo", "spend", "calls", "budget", "ledger", "cache", "cassette", "config", "doctor")
 
 
 class _Verbs(TyperGroup):

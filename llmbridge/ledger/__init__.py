@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sqlite3 import sqlite_version
+
 from llmbridge.ledger.booking import Reservation
 from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
 from llmbridge.ledger.ending import close_ledgers
@@ -27,4 +29,5 @@ __all__ = [
     "budgets_of",
     "close_ledgers",
     "distinct",
+    "sqlite_version",
 ]

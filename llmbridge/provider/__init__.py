@@ -14,24 +14,26 @@ if TYPE_CHECKING:
     from llmbridge.provider.bounds import WorstCase, affordable, floor_tokens, seen_nanousd, worst_case
     from llmbridge.provider.caps import capped, has_cap, output_cap
     from llmbridge.provider.headers import exhausted_s, request_id
+    from llmbridge.provider.listing import key_of, listed
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
     from llmbridge.provider.rates import is_local
     from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
     from llmbridge.provider.source import Source
-    from llmbridge.provider.table import plain_cost_usd
+    from llmbridge.provider.table import is_embedder, plain_cost_usd
 
 _HOME = {
     "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
     "bounds": ("WorstCase", "affordable", "floor_tokens", "seen_nanousd", "worst_case"),
     "caps": ("capped", "has_cap", "output_cap"),
     "headers": ("exhausted_s", "request_id"),
+    "listing": ("key_of", "listed"),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
     "rates": ("is_local",),
     "sending": ("acomplete", "aembed", "astream", "complete", "embed", "stream"),
     "source": ("Source",),
-    "table": ("plain_cost_usd",),
+    "table": ("is_embedder", "plain_cost_usd"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -53,8 +55,11 @@ __all__ = [
     "exhausted_s",
     "floor_tokens",
     "has_cap",
+    "is_embedder",
     "is_local",
+    "key_of",
     "lacks",
+    "listed",
     "litellm",
     "needs",
     "output_cap",
