@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         UnknownPrice as UnknownPrice,
     )
     from llmbridge.fallback import Candidate as Candidate, Fallback as Fallback, Limit as Limit
+    from llmbridge.health import Health as Health
     from llmbridge.ledger import Balance as Balance, Budget as Budget, Ledger as Ledger, Spend as Spend
     from llmbridge.params import EmbedParams as EmbedParams, Params as Params
     from llmbridge.record import AttemptRecord as AttemptRecord, BudgetAlert as BudgetAlert, CallRecord as CallRecord
@@ -108,6 +109,7 @@ _HOME = {
         "UnknownPrice",
     ),
     "llmbridge.fallback": ("Candidate", "Fallback", "Limit"),
+    "llmbridge.health": ("Health",),
     "llmbridge.ledger": ("Balance", "Budget", "Ledger", "Spend"),
     "llmbridge.params": ("EmbedParams", "Params"),
     "llmbridge.record": ("AttemptRecord", "BudgetAlert", "CallRecord"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import threading
@@ -304,8 +303,8 @@ class Bridge:
         """Whether all that calls need is there: keys, models, ledger, cache, collector. Raises nothing; loads LiteLLM.
         Costs nothing, unless *ask* has each model asked for a token. What takes longer than *timeout_s* is wrong."""
         about = self._names.models, self._endpoints, self._limiters, self._cache, self._found
-        ledger = functools.partial(self._usable_ledger, (), ())
-        return examine(Patient(*about, ledger, self if ask else None), timeout_s)
+        opened = (lambda: self.ledger) if self._ledger is not None else (lambda: None)
+        return examine(Patient(*about, opened, self if ask else None), timeout_s)
 
     async def ahealth(self, *, ask: bool = False, timeout_s: float = 10.0) -> Health:
         """Same as health(), without blocking the event loop."""

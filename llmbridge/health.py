@@ -164,13 +164,18 @@ def _of_models(patient: Patient, timeout_s: float) -> list[tuple[str, Callable[[
         answers = functools.partial(_asked, bridge) if bridge is not None else _listed
         looks.append((f"key {name}", functools.partial(_key, each)))
         looks.append((f"model {name}", functools.partial(_model, answers, each, timeout_s)))
-    if candidates:
-        looks.append(("breakers", functools.partial(_breakers, candidates)))
+    looks.append(("breakers", functools.partial(_breakers, candidates)) if candidates else ("models", _none))
     return looks
 
 
 def _key(candidate: Candidate) -> Found:
     return Found(True, provider.key_of(candidate.request))
+
+
+def _none() -> Found:
+    keys = sorted(name for name, value in os.environ.items() if name.endswith("_API_KEY") and value)
+    said = f"; there are keys in {', '.join(keys)}" if keys else ""
+    return Found(None, f"none by default: set LLMBRIDGE_MODEL, or `default` in llmbridge.toml{said}")
 
 
 def _model(answers: Callable[[Candidate, float], Found], candidate: Candidate, timeout_s: float) -> Found:

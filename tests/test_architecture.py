@@ -71,6 +71,7 @@ PUBLIC = [
     "EmbedParams",
     "Embedding",
     "Fallback",
+    "Health",
     "InvalidOutput",
     "LLMBridgeError",
     "Ledger",

@@ -231,6 +231,24 @@ def test_a_damaged_ledger_and_a_cache_that_does_not_work_are_found(tmp_path: Pat
     assert found(health, "cache")[0] is False
 
 
+def test_a_ledger_that_cannot_be_opened_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_text("no ledger, but long enough to be taken for a file that somebody needs" * 20)
+
+    ok, why = found(Bridge("mock/echo", ledger=tmp_path / "ledger.db").health(), "ledger")
+
+    assert ok is False
+    assert "ledger.db" in why
+
+
+def test_without_a_model_it_says_how_to_name_one_and_which_keys_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", KEY)
+
+    health = Bridge().health()
+
+    assert health.ok
+    assert found(health, "models")[1].endswith("or `default` in llmbridge.toml; there are keys in GROQ_API_KEY")
+
+
 def test_a_bridge_without_ledger_and_cache_is_well() -> None:
     health = Bridge("mock/echo", ledger=None).health()
 
