@@ -20,6 +20,7 @@ from llmbridge.record import AttemptRecord, BudgetAlert, CallRecord
 
 log = logging.getLogger("llmbridge")
 SLOW_S = 0.5
+MOST_WAITING = 10_000  # events, for a listener that is slow; later ones are not told to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,8 @@ class _Listener:
             self._queue = queue.SimpleQueue()
             self._thread = os.getpid(), threading.Thread(target=self._run, args=(self._queue,), daemon=True)
             self._thread[1].start()
-        self._queue.put(event)
+        if self._queue.qsize() < MOST_WAITING:
+            self._queue.put(event)
 
     def _run(self, events: queue.SimpleQueue[Event]) -> None:
         while True:

@@ -28,6 +28,8 @@ from llmbridge.request import Model
 
 PACKAGES = ("litellm", "diskcache", "vcrpy", "opentelemetry-api", "opentelemetry-sdk")
 OTLP = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+LARGE = {"ledger": "ledger check", "cache": "cache verify"}  # which can take long, and be well
+LOADING_S = 60.0
 GRACE_S = 1.0  # in which a call whose time is over says so itself
 MARKS = {True: "ok", False: "WRONG", None: "-"}
 
@@ -83,7 +85,10 @@ def examine(patient: Patient, timeout_s: float) -> Health:
     """Look at everything at once, each thing for *timeout_s* seconds at most. Raises nothing."""
     running = [_Running("versions", _versions), _Running("configuration", functools.partial(_configuration, patient))]
     for each in running:
-        each.end(timeout_s)  # LiteLLM takes its seconds here, and not out of those that a provider has
+        each.end(timeout_s)
+    if patient.models:  # LiteLLM's own seconds are none of those that a provider has
+        running.append(_Running("litellm", _loaded))
+        running[-1].end(LOADING_S)
     looks: list[tuple[str, Callable[[], Found]]] = [
         *_of_models(patient, timeout_s),
         ("limits", functools.partial(_limits, patient)),
@@ -121,8 +126,11 @@ class _Running:
         self._thread.join(max(timeout_s, 0.0))
 
     def check(self, timeout_s: float) -> Check:
-        late = Found(False, f"it was not over after {timeout_s:g} s"), time.monotonic() - self._started
-        (ok, detail), took_s = self._found or late
+        said = f"it was not over after {timeout_s:g} s"
+        late = Found(False, said)
+        if self._name in LARGE:
+            late = Found(None, f"{said}; `llmbridge {LARGE[self._name]}` takes all the time that it needs")
+        (ok, detail), took_s = self._found or (late, time.monotonic() - self._started)
         return Check(self._name, ok, detail, took_s)
 
 
@@ -142,13 +150,16 @@ def _versions() -> Found:
 
 
 def _configuration(patient: Patient) -> Found:
-    if patient.models:
-        provider.litellm()
     if patient.found is None:
         return Found(None, "this Bridge is made by the program")
     path = patient.found.path
     config.load(path)  # as it stands there now
     return Found(True, str(path) if path is not None else "no file, the environment alone")
+
+
+def _loaded() -> Found:
+    provider.litellm()
+    return Found(True, "it is loaded")
 
 
 def _of_models(patient: Patient, timeout_s: float) -> list[tuple[str, Callable[[], Found]]]:
@@ -276,5 +287,9 @@ def _collector(found: config.Configuration | None, timeout_s: float) -> Found:
         return Found(None, "none is configured")
     parts = urlsplit(address if "//" in address else f"//{address}")
     port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 4317)
-    with socket.create_connection((parts.hostname or "localhost", port), timeout_s):
-        return Found(True, f"{parts.hostname}:{port} takes connections")
+    where = f"{parts.hostname}:{port}"
+    try:
+        socket.create_connection((parts.hostname or "localhost", port), timeout_s).close()
+    except OSError as error:
+        return Found(False, f"{where} cannot be reached: {error}")
+    return Found(True, f"{where} takes connections")

@@ -41,6 +41,7 @@ def doctor(
 
 def _health(ask: bool, timeout_s: float) -> Health:
     from llmbridge.bridge import Bridge
+    from llmbridge.cache import Cache
     from llmbridge.default import default
     from llmbridge.errors import ConfigError
     from llmbridge.health import Check, Health
@@ -49,5 +50,5 @@ def _health(ask: bool, timeout_s: float) -> Health:
         return default().health(ask=ask, timeout_s=timeout_s)
     except ConfigError as error:  # what does not depend on it is looked at all the same
         wrong = Check("configuration", False, str(error), 0.0)
-        others = Bridge(cache=None).health(timeout_s=timeout_s)
+        others = Bridge(cache=Cache()).health(timeout_s=timeout_s)
         return Health(tuple(wrong if each.name == wrong.name else each for each in others.checks))

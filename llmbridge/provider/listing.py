@@ -47,18 +47,20 @@ def listed(request: Request, exchange: Exchange) -> list[str] | None:
 def key_of(request: Request) -> str:
     """Where *request*'s key is from, in words; never the key. Raises errors of our tree, if there is none."""
     if any(request.transport.get(name) for name in CREDENTIALS):
-        return "given with the model"
+        return _variable(request.transport.get("api_key")) or "given with the model"
     try:
         provider, key, _ = _resolved(request)
         if provider in KEYLESS | SPEAK_OPENAI_TOO | {"mock"}:
             return "none is needed"
         check_key(request.model, provider)
-        key = key or _class_of(provider, "get_api_key")
-        names = sorted(name for name, value in os.environ.items() if key and value == key)
-        return names[0] if names else "as LiteLLM finds it"
+        return _variable(key or _class_of(provider, "get_api_key")) or "as LiteLLM finds it"
     except Exception as exc:
         error = translate(exc, Exchange(), model=request.model)
     raise error
+
+
+def _variable(key: str | None) -> str | None:
+    return next((name for name, value in sorted(os.environ.items()) if key and value == key), None)
 
 
 def _listed(request: Request, exchange: Exchange) -> list[str] | Translated | None:
