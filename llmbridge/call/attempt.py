@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from llmbridge.call.call import Call
     from llmbridge.call.course import Ask
     from llmbridge.call.gate import Entrance
+    from llmbridge.fallback.opening import Opening
 
 Answer = Completion | Embedding
 NOT_ADMITTED = WorstCase(None, None, None)
@@ -336,17 +337,18 @@ class Attempt:
             else:
                 self._charge = charge.failed(record, self._worst, error, charge_5xx=self._call.charges_5xx)
         self._resolve(self._charge)
+        opened = self._pass_out(error)
         self._call.tell(AttemptFailed, record)
-        self._pass_out(error)
+        if opened is not None:
+            self._call.tell(BreakerOpened, record.model, opened.kind, opened.why, opened.for_s)
 
-    def _pass_out(self, error: ProviderError | None = None) -> None:
-        """Tell the gate how it went, once."""
+    def _pass_out(self, error: ProviderError | None = None) -> Opening | None:
+        """Tell the gate how it went, once. Returns the opening of the breaker, if this has opened it."""
         entrance, self.entrance = self.entrance, None
-        if entrance is not None:
-            in_time = self._call.remaining_s() > 0
-            opened = entrance.end(self.record, error, in_time=in_time, headers=self.exchange.headers)
-            if opened is not None:
-                self._call.tell(BreakerOpened, self.record.model, opened.kind, opened.why, opened.for_s)
+        if entrance is None:
+            return None
+        in_time = self._call.remaining_s() > 0
+        return entrance.end(self.record, error, in_time=in_time, headers=self.exchange.headers)
 
     def _observe(self) -> None:
         """What the exchange knows, into the record."""
