@@ -290,7 +290,8 @@ class Attempt:
         self._step.__enter__()
         if self._call.propagate:
             self.exchange.propagated = self.trace.headers()
-        self.exchange.deadline = self._started + self._call.remaining_s()
+        left_s = self._call.remaining_s()  # first: past the exchange's deadline, the call's is past too
+        self.exchange.deadline = time.monotonic() + left_s
         self.when_sent()
 
     def _end(self, error: BaseException | None) -> bool:
