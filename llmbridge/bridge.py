@@ -303,8 +303,7 @@ class Bridge:
         """Whether all that calls need is there: keys, models, ledger, cache, collector. Raises nothing; loads LiteLLM.
         Costs nothing, unless *ask* has each model asked for a token. What takes longer than *timeout_s* is wrong."""
         about = self._names.models, self._endpoints, self._limiters, self._cache, self._found
-        opened = (lambda: self.ledger) if self._ledger is not None else (lambda: None)
-        return examine(Patient(*about, opened, self if ask else None), timeout_s)
+        return examine(Patient(*about, lambda: self.ledger, self if ask else None), timeout_s)
 
     async def ahealth(self, *, ask: bool = False, timeout_s: float = 10.0) -> Health:
         """Same as health(), without blocking the event loop."""
@@ -315,8 +314,7 @@ class Bridge:
         those classes of `llmbridge.events`; returns what unsubscribes it.
 
         It runs where the event happens, also on an event loop, so it should be quick; once it has taken half a second,
-        a thread tells it all that follows, in order. What it raises is logged and harms no call.
-        """
+        a thread tells it all that follows, in order. What it raises is logged and harms no call."""
         return self._listeners.add(listener, kinds or (CallRecord,))
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:

@@ -77,8 +77,16 @@ class Patient:
     limiters: Sequence[Limiter]
     cache: Cache | None
     found: config.Configuration | None
-    ledger: Callable[[], Ledger | None]
+    open_ledger: Callable[[], Ledger]
     bridge: Any = None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """Opened; None if there is none. Raises LedgerError."""
+        try:
+            return self.open_ledger()
+        except AttributeError:
+            return None
 
 
 def examine(patient: Patient, timeout_s: float) -> Health:
@@ -92,7 +100,7 @@ def examine(patient: Patient, timeout_s: float) -> Health:
     looks: list[tuple[str, Callable[[], Found]]] = [
         *_of_models(patient, timeout_s),
         ("limits", functools.partial(_limits, patient)),
-        ("ledger", functools.partial(_ledger, patient.ledger)),
+        ("ledger", functools.partial(_ledger, patient)),
         ("cache", functools.partial(_cache, patient.cache)),
         ("collector", functools.partial(_collector, patient.found, timeout_s)),
     ]
@@ -165,7 +173,7 @@ def _loaded() -> Found:
 def _of_models(patient: Patient, timeout_s: float) -> list[tuple[str, Callable[[], Found]]]:
     looks: list[tuple[str, Callable[[], Found]]] = []
     try:
-        directory = breakers(patient.ledger())
+        directory = breakers(patient.ledger)
     except Exception:  # which the ledger's own check says
         directory = None
     asked = request.chat("ping", {}, None)
@@ -253,8 +261,8 @@ def _said(limit: Limit) -> str:
     return ", ".join(filter(None, parts)) + per + (f" for {', '.join(limit.models)}" if limit.models else "")
 
 
-def _ledger(opened: Callable[[], Ledger | None]) -> Found:
-    ledger = opened()
+def _ledger(patient: Patient) -> Found:
+    ledger = patient.ledger
     if ledger is None:
         return Found(None, "none: nothing is counted")
     wrong = ledger.check()

@@ -196,7 +196,7 @@ def test_a_large_ledger_that_takes_longer_is_not_wrong_for_that(monkeypatch: pyt
 
     go_on = threading.Event()
     monkeypatch.setattr(health, "GRACE_S", 0.0)
-    monkeypatch.setattr(health, "_ledger", lambda opened: health.Found(go_on.wait(50), "late"))
+    monkeypatch.setattr(health, "_ledger", lambda patient: health.Found(go_on.wait(50), "late"))
 
     looked = Bridge("mock/echo").health(timeout_s=0.5)
     go_on.set()
