@@ -13,11 +13,20 @@ request is sent.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
 
 __version__ = "0.1.0"
+
+
+def _redacted(record: logging.LogRecord) -> bool:
+    return bool(importlib.import_module("llmbridge.redaction").RedactingFilter().filter(record))
+
+
+logging.getLogger("llmbridge").addHandler(logging.NullHandler())  # quiet, until the application wants to hear it
+logging.getLogger("llmbridge").addFilter(_redacted)
 
 if TYPE_CHECKING:
     from llmbridge import tracing as tracing
@@ -55,6 +64,7 @@ if TYPE_CHECKING:
         UnknownPrice as UnknownPrice,
     )
     from llmbridge.fallback import Candidate as Candidate, Fallback as Fallback, Limit as Limit
+    from llmbridge.health import Health as Health
     from llmbridge.ledger import Balance as Balance, Budget as Budget, Ledger as Ledger, Spend as Spend
     from llmbridge.params import EmbedParams as EmbedParams, Params as Params
     from llmbridge.provider import count_tokens as count_tokens
@@ -114,6 +124,7 @@ _HOME = {
         "UnknownPrice",
     ),
     "llmbridge.fallback": ("Candidate", "Fallback", "Limit"),
+    "llmbridge.health": ("Health",),
     "llmbridge.ledger": ("Balance", "Budget", "Ledger", "Spend"),
     "llmbridge.params": ("EmbedParams", "Params"),
     "llmbridge.provider": ("count_tokens",),

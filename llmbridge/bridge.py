@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -11,7 +12,7 @@ from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from llmbridge import config, everywhere, metrics, request
+from llmbridge import config, everywhere, request
 from llmbridge.cache import Cache
 from llmbridge.call import Call, asking
 from llmbridge.call.memory import Mode, cache_params, memory_of, wish
@@ -20,11 +21,12 @@ from llmbridge.call.race import arun, run
 from llmbridge.catalog import Catalog
 from llmbridge.completion import Completion, Embedding
 from llmbridge.errors import LedgerError
+from llmbridge.events import Event, Listeners
 from llmbridge.fallback import Endpoints, Fallback, Limit
 from llmbridge.fallback.limiter import Limiter
+from llmbridge.health import Health, Patient, examine
 from llmbridge.home import breakers_path, ledger_path
-from llmbridge.ledger import Budget, Ledger, budgets_of, distinct
-from llmbridge.money import checked_nanousd, usd
+from llmbridge.ledger import Budget, Ledger, budgets_of, distinct, one_call
 from llmbridge.names import Names
 from llmbridge.params import EmbedParams, Params, Truncate
 from llmbridge.record import CallRecord
@@ -93,7 +95,8 @@ class Bridge:
         self._deadline_s = deadline_s
         self._propagate = propagate
         self._prompt = checked_prompt(max_input_tokens, truncate)
-        self._subscribers: list[Callable[[CallRecord], None]] = []
+        self._listeners = Listeners(everywhere.heard)
+        self._found: config.Configuration | None = None
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str] | None = None, *, name: str | None = None) -> Bridge:
@@ -108,13 +111,13 @@ class Bridge:
     def configured(cls, found: config.Configuration) -> Bridge:
         """The Bridge that *found* describes."""
         bridge = cls(**found.arguments)
-        bridge._ledger_options = found.ledger_options
+        bridge._found, bridge._ledger_options = found, found.ledger_options
         return bridge
 
     def succeed(self, old: Bridge) -> None:
         """Go on with what *old* knows of the endpoints and has counted of the same limits, with its ledger if that is
         to be the same, and tell its listeners."""
-        self._endpoints, self._subscribers = old._endpoints, old._subscribers
+        self._endpoints, self._listeners = old._endpoints, old._listeners
         if (self._ledger, self._ledger_options) == (old._ledger, old._ledger_options):
             self._opened = old._opened
         counted = {limiter.limit: limiter for limiter in old._limiters}
@@ -306,13 +309,24 @@ class Bridge:
         before it sends."""
         return self._chat(messages, (model, budget, cache, tags, None), response_model, params).plan()
 
-    def subscribe(self, listener: Callable[[CallRecord], None]) -> Callable[[], None]:
-        """Have *listener* called with the record of every call that ends; returns what unsubscribes it.
+    def health(self, *, ask: bool = False, timeout_s: float = 10.0) -> Health:
+        """Whether all that calls need is there: keys, models, ledger, cache, collector. Raises nothing; loads LiteLLM.
+        Costs nothing, unless *ask* has each model asked for a token. What takes longer than *timeout_s* is wrong."""
+        about = self._names.models, self._endpoints, self._limiters, self._cache, self._found
+        return examine(Patient(*about, lambda: self.ledger, self if ask else None), timeout_s)
 
-        It runs in the call's own thread, so it should be quick. What it raises is logged and harms no call.
+    async def ahealth(self, *, ask: bool = False, timeout_s: float = 10.0) -> Health:
+        """Same as health(), without blocking the event loop."""
+        return await asyncio.to_thread(self.health, ask=ask, timeout_s=timeout_s)
+
+    def subscribe(self, listener: Callable[[Any], object], *kinds: type[Event]) -> Callable[[], None]:
+        """Have *listener* called with the record of every call that ends or, if *kinds* are given, with each event of
+        those classes of `llmbridge.events`; returns what unsubscribes it.
+
+        It runs where the event happens, also on an event loop, so it should be quick; once it has taken half a second,
+        a thread tells it all that follows, in order. What it raises is logged and harms no call.
         """
-        self._subscribers.append(listener)
-        return lambda: self._subscribers.remove(listener) if listener in self._subscribers else None
+        return self._listeners.add(listener, kinds or (CallRecord,))
 
     def _chat(self, messages: Messages, own: _Own, response_model: type[BaseModel] | None, params: Any) -> Call:
         cache, prompt = cache_params(params), {**self._prompt, **prompt_params(params)}
@@ -339,8 +353,7 @@ class Bridge:
             asked = fitted(asked, models[0].model, **prompt)
         budgets, capped = self._budgets, everywhere.budgets()
         if capped or budget is not None or policy.max_usd is not None:
-            limit = [] if policy.max_usd is None else [f"${usd(checked_nanousd(policy.max_usd)):f}/call"]
-            budgets = distinct([*budgets, *capped, *budgets_of(budget), *budgets_of(limit)])
+            budgets = distinct([*budgets, *capped, *budgets_of(budget), *one_call(policy.max_usd)])
         tags = request.check_tags({**current(), **(tags or {})})
         memory = memory_of(self._cache, wish(cache, given), tags)
         if memory is not None:  # what is kept under a key is what was sent, whatever the caller does to its messages
@@ -352,7 +365,7 @@ class Bridge:
             policy=policy,
             tags=tags,
             deadline_s=deadline_s or policy.deadline_s or self._deadline_s,
-            publish=self._publish,
+            listeners=self._listeners,
             ledger=ledger,
             budgets=budgets,
             limiters=self._limiters,
@@ -376,16 +389,6 @@ class Bridge:
                 self._warned = True
                 log.warning("calls are not recorded: %s", error)
             return None
-
-    def _publish(self, record: CallRecord) -> None:
-        metrics.record(record)
-        if log.isEnabledFor(logging.INFO):
-            log.info("%s", record.explain())
-        for listener in [*self._subscribers, *everywhere.listeners()]:
-            try:
-                listener(record)
-            except Exception:
-                log.warning("a subscriber failed on the record of call %s", record.id, exc_info=True)
 
 
 def _answer(call: Call, kind: type[T]) -> T:

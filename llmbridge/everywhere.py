@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llmbridge.events import Listeners
 from llmbridge.ledger import Budget, distinct
 from llmbridge.record import CallRecord
 
 
 _budgets: tuple[Budget, ...] = ()
-_listeners: list[Callable[[CallRecord], None]] = []
+heard = Listeners()  # besides those of each Bridge
 
 
 def cap_every_call(budgets: Sequence[Budget]) -> None:
@@ -23,15 +24,9 @@ def cap_every_call(budgets: Sequence[Budget]) -> None:
 
 def hear_every_call(listener: Callable[[CallRecord], None]) -> Callable[[], None]:
     """Bridge.subscribe() to all Bridges, also to those that are not made yet."""
-    _listeners.append(listener)
-    return lambda: _listeners.remove(listener)
+    return heard.add(listener, (CallRecord,))
 
 
 def budgets() -> tuple[Budget, ...]:
     """What cap_every_call() was given."""
     return _budgets
-
-
-def listeners() -> list[Callable[[CallRecord], None]]:
-    """What hear_every_call() was given."""
-    return _listeners

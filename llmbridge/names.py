@@ -30,9 +30,11 @@ class Names:
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """Every Model that is known here, each once: those of a call that says none first."""
-        named = [each for each in self.known.values() if isinstance(each, Model)]
-        return (*self._models, *(each for each in named if each not in self._models))
+        """All that a call may ask by default or by a name, each once."""
+        found = [*self._models, *(each for each in self.known.values() if isinstance(each, Model))]
+        for each in self.known.values():
+            found += self._meant(each)[1] if isinstance(each, Fallback) else ()
+        return tuple(each for number, each in enumerate(found) if each not in found[:number])
 
     def of(self, asked: Request, model: Models | Fallback | None) -> tuple[Fallback, tuple[Model, ...]]:
         """What is done after a failure, and whom to ask. Raises TypeError or ValueError."""

@@ -149,9 +149,32 @@ def _by_pattern(text: str) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Redacts what a logger says, before any handler sees it."""
+    """Redacts what a logger says, before any handler sees it: the message, the traceback and our own fields."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always lets the record through."""
-        record.msg, record.args = redact(record.getMessage(), limit=None), ()
+        """Always lets the record through. An exception becomes its text: the object may hold a request, with its key,
+        and a handler may write all that it finds there."""
+        try:
+            text = record.getMessage()
+        except Exception:  # here it would reach the call; a handler would have said it on stderr
+            text = f"{record.msg} (its arguments do not fit)"
+        record.msg, record.args = redact(text, limit=None), ()
+        if record.exc_info:
+            record.exc_text = redact(record.exc_text or _TRACEBACKS.formatException(record.exc_info), limit=None)
+            record.exc_info = None
+        facts = vars(record).get("llmbridge")
+        if facts is not None:
+            vars(record)["llmbridge"] = _redacted(facts)
         return True
+
+
+_TRACEBACKS = logging.Formatter()
+
+
+def _redacted(value: object) -> object:
+    """*value* with every text in it redacted."""
+    if isinstance(value, str):
+        return redact(value, limit=None)
+    if isinstance(value, Mapping):
+        return {name: _redacted(each) for name, each in value.items()}
+    return [_redacted(each) for each in value] if isinstance(value, (list, tuple)) else value

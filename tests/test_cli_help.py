@@ -24,6 +24,7 @@ GROUPS = {
     "cache": [("stats",), ("list",), ("show",), ("clear",), ("verify",)],
     "simulate": [()],
     "report": [()],
+    "doctor": [()],
 }
 VERBS = [(verb, *rest) for verb, below in GROUPS.items() for rest in below]
 
@@ -63,6 +64,6 @@ def test_a_line_of_the_readme_runs(line: str, today: None) -> None:
 
 
 def test_the_readme_names_every_verb() -> None:
-    section = README.split("### Money, calls and the cache")[1].split("\n## ")[0]
+    section = README.split("## Health, events, logs")[1].split("\n## LiteLLM")[0]
 
     assert [verb for verb in VERBS if verb[-1] not in section] == []

@@ -350,6 +350,13 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**report, "stdout": done.stdout, "stderr": done.stderr}
 
 
+def test_litellms_own_list_of_models_takes_an_ollama_that_is_down_for_one_that_has_some() -> None:
+    """Which is why provider/listing.py does not ask for it."""
+    found = litellm.get_valid_models(True, custom_llm_provider="ollama", api_base="http://127.0.0.1:9")
+
+    assert found != []
+
+
 def test_importing_litellm_through_us_leaves_the_environment_as_it_was(imported: dict[str, Any]) -> None:
     assert imported["changed"] == {}
 

@@ -197,6 +197,35 @@ def test_the_mock_example_answers_without_a_provider(sim: Simulator) -> None:
     assert len(sim.requests) == 0
 
 
+def of_health(number: int) -> str:
+    section = README.split("## Health, events, logs")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[number]
+
+
+def test_the_health_example_says_of_each_model_that_it_is_there(
+    sim: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(of_health(0), names := {})
+
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert (first, len(lines)) == ("True", len(names["health"].checks))
+    assert {seen.method for seen in sim.requests} == {"GET"}
+
+
+def test_the_events_example_hears_a_failure_a_hit_and_both_records(
+    sim: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sim.script(Fault.status(401), Reply(text="Trout."))
+
+    exec(of_health(1), names := {})
+
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "openai/gpt-4o-mini 401 0"
+    assert out[1] == "openai/gpt-4o-mini is left alone for 30.0 s"
+    assert [line.split()[0] for line in out[2:]] == ["answered", "saved", "answered"]
+    names["bridge"].ledger.close()
+
+
 def test_the_plugin_example_is_a_test_that_passes(
     pytester: pytest.Pytester, sim: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

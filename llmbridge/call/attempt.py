@@ -23,6 +23,7 @@ from llmbridge.errors import (
     ProviderError,
     UnknownPrice,
 )
+from llmbridge.events import AttemptFailed, BreakerOpened
 from llmbridge.exchange import Exchange
 from llmbridge.ledger import Charge, Reservation
 from llmbridge.money import usd
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from llmbridge.call.call import Call
     from llmbridge.call.course import Ask
     from llmbridge.call.gate import Entrance
+    from llmbridge.fallback.opening import Opening
 
 Answer = Completion | Embedding
 NOT_ADMITTED = WorstCase(None, None, None)
@@ -149,7 +151,7 @@ class Attempt:
         if self.reservation is not None:
             held = self.reservation.need.nanousd
             self.record.reserved_usd = None if held is None else usd(held)
-            self._call.record.alerts += self.reservation.alerts
+            self._call.alerted(self.reservation.alerts)
 
     @property
     def kept(self) -> Any:
@@ -288,7 +290,8 @@ class Attempt:
         self._step.__enter__()
         if self._call.propagate:
             self.exchange.propagated = self.trace.headers()
-        self.exchange.deadline = self._started + self._call.remaining_s()
+        left_s = self._call.remaining_s()  # first: past the exchange's deadline, the call's is past too
+        self.exchange.deadline = time.monotonic() + left_s
         self.when_sent()
 
     def _end(self, error: BaseException | None) -> bool:
@@ -335,14 +338,18 @@ class Attempt:
             else:
                 self._charge = charge.failed(record, self._worst, error, charge_5xx=self._call.charges_5xx)
         self._resolve(self._charge)
-        self._pass_out(error)
+        opened = self._pass_out(error)
+        self._call.tell(AttemptFailed, record)
+        if opened is not None:
+            self._call.tell(BreakerOpened, record.model, opened.kind, opened.why, opened.for_s)
 
-    def _pass_out(self, error: ProviderError | None = None) -> None:
-        """Tell the gate how it went, once."""
+    def _pass_out(self, error: ProviderError | None = None) -> Opening | None:
+        """Tell the gate how it went, once. Returns the opening of the breaker, if this has opened it."""
         entrance, self.entrance = self.entrance, None
-        if entrance is not None:
-            in_time = self._call.remaining_s() > 0
-            entrance.end(self.record, error, in_time=in_time, headers=self.exchange.headers)
+        if entrance is None:
+            return None
+        in_time = self._call.remaining_s() > 0
+        return entrance.end(self.record, error, in_time=in_time, headers=self.exchange.headers)
 
     def _observe(self) -> None:
         """What the exchange knows, into the record."""

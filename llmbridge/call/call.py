@@ -27,10 +27,10 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from llmbridge import tracing
+from llmbridge import metrics, tracing
 from llmbridge.cache import Entry
 from llmbridge.call import failure
 from llmbridge.call.attempt import Answer, Attempt
@@ -40,12 +40,13 @@ from llmbridge.call.planning import Plan, plan_of
 from llmbridge.call.recalled import Recalled
 from llmbridge.completion import Completion
 from llmbridge.errors import CacheMiss, LLMBridgeError, ProviderError
+from llmbridge.events import BudgetAlerted, CacheHit, CacheMissed, CallStarted, Event, Listeners
 from llmbridge.exchange import Guards
 from llmbridge.fallback import Candidate, Fallback
 from llmbridge.fallback.limiter import Limiter
 from llmbridge.ledger import Budget, Charge, Ledger, Reservation
 from llmbridge.money import usd
-from llmbridge.record import AttemptRecord, CallRecord, new_id, sum_usd
+from llmbridge.record import AttemptRecord, BudgetAlert, CallRecord, new_id, sum_usd
 from llmbridge.request import Request
 from llmbridge.waiting import Pauses, Waited
 
@@ -64,7 +65,7 @@ class Call:
         policy: Fallback,
         tags: dict[str, str],
         deadline_s: float,
-        publish: Callable[[CallRecord], None],
+        listeners: Listeners,
         ledger: Ledger | None = None,
         budgets: Sequence[Budget] = (),
         limiters: Sequence[Limiter] = (),
@@ -87,7 +88,7 @@ class Call:
         self._candidates = candidates
         self._course = Course(candidates, policy, clock)
         self._limiters = limiters
-        self._publish = publish
+        self._listeners = listeners
         self.ledger = ledger
         self.memory = memory
         self.guards: Guards | None = None  # of a stream
@@ -109,6 +110,7 @@ class Call:
         try:
             if not self._records:  # not in __init__: a stream that nobody opens has no span
                 self.trace = tracing.begin(self.record, self._candidates[0].request, stream=self.guards is not None)
+                self.tell(CallStarted, self.record.verb, self.record.models, self.record.tags)
             if (recalled := self._recall()) is not None:
                 yield self._attempt(recalled)
             else:
@@ -194,6 +196,7 @@ class Call:
         if recalled is None and not stale:
             self.record.missed = True
             self.trace.event("llmbridge.cache.miss")
+            self.tell(CacheMissed, self.record.models)
         if recalled is None and self.memory.only:
             raise CacheMiss(f"no answer of {', '.join(self.record.models)} is kept, and cache='only' sends nothing")
         return recalled
@@ -249,7 +252,18 @@ class Call:
     def _book(self, call: CallRecord | None = None) -> None:
         unbooked = self._unbooked.popleft() if self._unbooked else None
         if self.ledger is not None and (unbooked is not None or call is not None):
-            self.record.alerts += self.ledger.book(call, unbooked)
+            self.alerted(self.ledger.book(call, unbooked))
+
+    def tell(self, kind: Callable[..., Event], *facts: object) -> None:
+        """Tell the subscribers, if one wants to know, that *kind* of event, with its facts besides the call's id."""
+        if self._listeners.wants(kind):
+            self._listeners.tell(kind(self.record.id, *facts))
+
+    def alerted(self, alerts: Iterable[BudgetAlert]) -> None:
+        """A budget has something to say about this call."""
+        for alert in alerts:
+            self.record.alerts += (alert,)
+            self.tell(BudgetAlerted, alert)
 
     def failed(self, error: ProviderError) -> None:
         """Remember *error* for the end of the call."""
@@ -295,17 +309,19 @@ class Call:
                 self.trace.end(error, self.answer)
             finally:  # Ctrl-C may have struck a moment before it ended
                 self.trace.end(error)
-                self._publish(record)
+                metrics.record(record)
+                self._listeners.tell(record)
 
     def recalled(self, entry: Entry) -> None:
         """The answer is a kept one."""
-        record = self.record
-        if not record.cached:
-            self.trace.event("llmbridge.cache.hit", age_s=entry.age_s, stale=entry.stale or None)
+        record, first = self.record, not self.record.cached
         record.cached, record.cache_age_s, record.stale = True, entry.age_s, entry.stale
         record.saved_usd = None if entry.cost_nanousd is None else usd(entry.cost_nanousd)
         record.model, record.provider = entry.model, entry.provider
         record.input_tokens, record.output_tokens = entry.input_tokens, entry.output_tokens
+        if first:
+            self.trace.event("llmbridge.cache.hit", age_s=entry.age_s, stale=entry.stale or None)
+            self.tell(CacheHit, entry.model, entry.age_s, entry.stale, record.saved_usd)
 
     def _remember(self, memory: Memory, outcome: str) -> None:
         attempt = self.current

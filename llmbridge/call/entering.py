@@ -160,5 +160,5 @@ def _refused(call: Call, attempt: Attempt, refused: Refused) -> BudgetExceeded |
     refused.error.attempts = tuple(call._records)
     call.record.refused_by = refused.error.budget
     if call.ledger is not None:
-        call.record.alerts += call.ledger.announce(refused.refusal)
+        call.alerted(call.ledger.announce(refused.refusal))
     return refused.error

@@ -20,6 +20,7 @@ from llmbridge.errors import (
 from llmbridge.fallback import Endpoint
 from llmbridge.fallback.breaker import Passage, Verdict
 from llmbridge.fallback.limiter import Counter, Entry, Limiter, enter as enter_limits
+from llmbridge.fallback.opening import Opening
 from llmbridge.fallback.policy import LONGEST_WAIT_S
 from llmbridge.fallback.slots import Full
 from llmbridge.record import AttemptRecord
@@ -66,16 +67,20 @@ class Entrance:
         *,
         in_time: bool = True,
         headers: Mapping[str, str] | None = None,
-    ) -> None:
+    ) -> Opening | None:
         """The attempt is over: by an answer, with these *headers*, by *error*, or in a way that says nothing of the
-        provider (then *record* has neither). May run in the garbage collector."""
+        provider (then *record* has neither). Returns the opening of the breaker, if this has opened it. May run in the
+        garbage collector."""
         endpoint = self._endpoint
         answered = record.outcome == "answered"
         alive = answered or (error is None and record.first_chunk_s is not None)  # left early, but it spoke
         endpoint.end(self)
         throttled = isinstance(error, ProviderRateLimited)
+        opened = None
         if self._passage is not None:
-            self._passage.end(_verdict(alive, error, in_time=in_time), "" if error is None else _in_short(error))
+            opened = self._passage.end(
+                _verdict(alive, error, in_time=in_time), "" if error is None else _in_short(error)
+            )
         if self._entry is not None:
             known = record.input_tokens is not None and record.output_tokens is not None
             used = (record.input_tokens or 0) + (record.output_tokens or 0) if known else None
@@ -88,6 +93,7 @@ class Entrance:
         if answered:
             latency = endpoint.whole if record.first_chunk_s is None else endpoint.first
             latency.add(record.duration_s if record.first_chunk_s is None else record.first_chunk_s, endpoint.clock())
+        return opened
 
 
 def enter(ask: Ask, terms: Terms, *, others: bool) -> Pauses[Entrance]:

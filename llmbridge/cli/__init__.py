@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from llmbridge.errors import BudgetExceeded, ConfigError, LLMBridgeError
 # A module of each name has either an `app` of its own, or a function of that name.
 VERBS = (
     *("complete", "compare", "batch", "explain", "run", "demo", "models", "chains"),
-    *("spend", "calls", "budget", "ledger", "cache", "cassette", "config", "simulate", "report"),
+    *("spend", "calls", "budget", "ledger", "cache", "cassette", "config", "simulate", "report", "doctor"),
 )
 
 
@@ -66,6 +67,8 @@ def _options(
 def main() -> None:
     """Run the command. A user's mistake ends in a message on stderr: exit code 1, 2 for wrong usage and files, 3 for
     what a budget refused."""
+    if logging.lastResort is not None:  # the library itself says nothing on stderr
+        logging.getLogger("llmbridge").addHandler(logging.lastResort)
     try:
         app()
     except ConfigError as error:

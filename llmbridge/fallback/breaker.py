@@ -65,19 +65,21 @@ class Breaker:
         probe.end("unknown")
         return Passage(self) if latest is None else None
 
-    def told(self, verdict: Verdict, why: str, before: Opening | None) -> None:
-        """What became of a call that went through; as the probe of *before*, if that is given."""
+    def told(self, verdict: Verdict, why: str, before: Opening | None) -> Opening | None:
+        """What became of a call that went through; as the probe of *before*, if that is given. Returns the opening, if
+        this has opened it."""
         try:
             if verdict == "dead key":
-                self._dead(why, before)
-            elif verdict == "sick" and before is not None:
-                self._open("sick upstream", f"it was asked again, and failed: {why}", before)
-            elif verdict == "sick":
-                self._sick(why)
-            elif verdict == "well":
+                return self._dead(why, before)
+            if verdict == "sick" and before is not None:
+                return self._open("sick upstream", f"it was asked again, and failed: {why}", before)
+            if verdict == "sick":
+                return self._sick(why)
+            if verdict == "well":
                 self._outcomes.append((self._clock(), True))
                 if before is not None:
                     self._shared.write(None)
+            return None
         finally:
             if before is not None:
                 self._shared.end_probe()
@@ -86,28 +88,32 @@ class Breaker:
         opening = self._shared.read()
         return None if opening is None or opening.is_of_another_key else opening
 
-    def _dead(self, why: str, before: Opening | None) -> None:
+    def _dead(self, why: str, before: Opening | None) -> Opening | None:
         now = self._current()
         if before is not None or now is None or now.kind != "dead key":
-            self._open("dead key", why, before)  # else it was sent before the opening
+            return self._open("dead key", why, before)
+        return None  # it was sent before the opening
 
-    def _sick(self, why: str) -> None:
+    def _sick(self, why: str) -> Opening | None:
         if self._current() is not None:
-            return  # it was sent before the opening
+            return None  # it was sent before the opening
         now = self._clock()
         self._outcomes.append((now, False))
         recent = [well for at, well in list(self._outcomes) if now - at <= WINDOW_S]
         failed = recent.count(False)
         if failed >= FEWEST and failed >= RATE * len(recent):
-            self._open("sick upstream", f"{failed} of the last {len(recent)} attempts failed: {why}", None)
+            return self._open("sick upstream", f"{failed} of the last {len(recent)} attempts failed: {why}", None)
+        return None
 
-    def _open(self, kind: str, why: str, before: Opening | None) -> None:
+    def _open(self, kind: str, why: str, before: Opening | None) -> Opening:
         times = 1 if before is None else before.times + 1
         first_s = DEAD_KEY_S if kind == "dead key" else OPEN_S
         for_s = min(first_s * 2 ** min(times - 1, 10), LONGEST_OPEN_S)
         self._outcomes.clear()
         key = key_of() if kind == "dead key" else ""
-        self._shared.write(Opening(self._clock(), for_s, times, kind, why, key))
+        opening = Opening(self._clock(), for_s, times, kind, why, key)
+        self._shared.write(opening)
+        return opening
 
 
 class Passage:
@@ -127,11 +133,13 @@ class Passage:
         """It was not let through: nothing is to be told."""
         self._done = True
 
-    def end(self, verdict: Verdict, why: str = "") -> None:
-        """Tell what became of it; only the first time counts. "unknown" (cancelled, left) changes nothing."""
-        if not self._done:
-            self._done = True
-            self._breaker.told(verdict, why, self._half_open)
+    def end(self, verdict: Verdict, why: str = "") -> Opening | None:
+        """Tell what became of it; only the first time counts. "unknown" (cancelled, left) changes nothing. Returns the
+        opening, if this has opened the breaker."""
+        if self._done:
+            return None
+        self._done = True
+        return self._breaker.told(verdict, why, self._half_open)
 
     def __del__(self) -> None:
         self.end("unknown")

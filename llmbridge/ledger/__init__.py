@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sqlite3 import sqlite_version
+
 from llmbridge.ledger.booking import Reservation
-from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct
+from llmbridge.ledger.budget import LARGEST, Budget, budgets_of, distinct, one_call
 from llmbridge.ledger.ending import close_ledgers
 from llmbridge.ledger.history import Course, Failure, Latency, PastAttempt
 from llmbridge.ledger.ledger import Ledger
@@ -33,4 +35,6 @@ __all__ = [
     "budgets_of",
     "close_ledgers",
     "distinct",
+    "one_call",
+    "sqlite_version",
 ]

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Literal
 
 from llmbridge.ledger.window import Window, window
-from llmbridge.money import usd
+from llmbridge.money import checked_nanousd, usd
 
 
 Unit = Literal["nanousd", "tokens", "requests"]
@@ -126,6 +126,11 @@ def distinct(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
         if by_name.setdefault(budget.name, budget) != budget:
             raise ValueError(f"two different budgets are named {budget.name!r}; give one of them another name=")
     return tuple(by_name.values())
+
+
+def one_call(most_usd: Decimal | float | str | None) -> tuple[Budget, ...]:
+    """The budget of a call that may cost so much; none if it may cost anything."""
+    return () if most_usd is None else (Budget(f"${usd(checked_nanousd(most_usd)):f}/call"),)
 
 
 def known_as(budget: Budget | str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmbridge.errors import BudgetExceeded
+from llmbridge.events import facts
 from llmbridge.ledger.booking import Counter
 from llmbridge.ledger.budget import OnExceed, show_amount
 from llmbridge.ledger.need import Need
@@ -159,4 +160,4 @@ def announce(
 def say(alerts: Iterable[BudgetAlert]) -> None:
     """Into the log, once they are committed."""
     for alert in alerts:
-        log.warning("%s", alert.message)
+        log.warning("%s", alert.message, extra={"llmbridge": facts(alert)})

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from llmbridge.provider.headers import exhausted_s, request_id
     from llmbridge.provider.here import check_stays_here, leaves_machine
     from llmbridge.provider.likely import likely
+    from llmbridge.provider.listing import key_of, listed
     from llmbridge.provider.loading import litellm
     from llmbridge.provider.pricing import Cost, checked_counts, cost
     from llmbridge.provider.rates import is_local
     from llmbridge.provider.sending import acomplete, aembed, astream, complete, embed, stream
     from llmbridge.provider.source import Source
-    from llmbridge.provider.table import plain_cost_usd
+    from llmbridge.provider.table import is_embedder, plain_cost_usd
 
 _HOME = {
     "abilities": ("context_window", "estimated_tokens", "lacks", "needs"),
@@ -32,12 +33,13 @@ _HOME = {
     "headers": ("exhausted_s", "request_id"),
     "here": ("check_stays_here", "leaves_machine"),
     "likely": ("likely",),
+    "listing": ("key_of", "listed"),
     "loading": ("litellm",),
     "pricing": ("Cost", "checked_counts", "cost"),
     "rates": ("is_local",),
     "sending": ("acomplete", "aembed", "astream", "complete", "embed", "stream"),
     "source": ("Source",),
-    "table": ("plain_cost_usd",),
+    "table": ("is_embedder", "plain_cost_usd"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -62,10 +64,13 @@ __all__ = [
     "exhausted_s",
     "floor_tokens",
     "has_cap",
+    "is_embedder",
     "is_local",
+    "key_of",
     "lacks",
     "leaves_machine",
     "likely",
+    "listed",
     "litellm",
     "message_tokens",
     "needs",

@@ -103,10 +103,10 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
             api_key=transport.get("api_key"),
         )
     except Exception:
-        _check_provider(model)
+        check_provider(model)
         return Route(None, watched=True, provider="")  # LiteLLM says what it lacks at the call, and sends nothing
     if not (key or any(transport.get(name) for name in CREDENTIALS)):
-        _check_key(model, provider)
+        check_key(model, provider)
     sdk, direct = _tables(verb)
     if provider in ("azure", "azure_text"):
         client = _azure(transport, http)
@@ -115,11 +115,11 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
     elif provider in direct:
         client = _handler(http)
     else:
-        client = _openai(transport, key, base, http) if provider in sdk else None
+        client = openai_client(transport, key, base, http) if provider in sdk else None
     return Route(client, watched=client is not None, provider=provider)
 
 
-def _check_provider(model: str) -> None:
+def check_provider(model: str) -> None:
     """Raise UnknownModel unless *model* names one of LiteLLM's providers."""
     name = model.partition("/")[0]
     known = {str(getattr(each, "value", each)) for each in litellm().provider_list}
@@ -129,7 +129,7 @@ def _check_provider(model: str) -> None:
         raise UnknownModel(f"LiteLLM knows no provider for {model!r}: write it as 'provider/name'{hint}")
 
 
-def _check_key(model: str, provider: str) -> None:
+def check_key(model: str, provider: str) -> None:
     """Raise MissingKey if LiteLLM knows which variable holds this provider's key, and it is not set.
 
     LiteLLM itself sends the request without a key for some providers, and fails in a way of its own for others.
@@ -224,7 +224,7 @@ class _AzureOpenAI(_Once, openai.AzureOpenAI): ...
 class _AsyncAzureOpenAI(_Once, openai.AsyncAzureOpenAI): ...
 
 
-def _openai(transport: Mapping[str, Any], key: str | None, base: str | None, http: Any) -> Any:
+def openai_client(transport: Mapping[str, Any], key: str | None, base: str | None, http: Any) -> Any:
     # LiteLLM's own order: the call, the provider's variables (both in key and base), its globals, OpenAI's variables.
     module = litellm()
     key = key or transport.get("api_key") or module.api_key or module.openai_key or os.environ.get("OPENAI_API_KEY")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import sys
@@ -32,17 +33,17 @@ def litellm() -> ModuleType:
     Some of its settings are global. Tokenizer downloads from a model hub are switched off (without a network they
     block a call for up to two minutes), so are its hints on stdout, and its habit of breaking off a stream that says
     one word a hundred times; the bundled price table and beta headers are used, unless the application has imported
-    LiteLLM before. The environment afterwards is as it was.
+    LiteLLM before. The environment and the application's logging afterwards are as they were; what LiteLLM says during
+    our calls goes to the application's handlers, and not to stdout and stderr through the one that it brings along.
     """
-    with _lock, _environment(_QUIET):
+    with _lock, _environment(_QUIET), _levels():
         import litellm
         from litellm import anthropic_beta_headers_manager
 
         anthropic_beta_headers_manager.get_unsupported_headers("anthropic")  # reads the bundled table, once
         litellm.disable_hf_tokenizer_download = True
         litellm.suppress_debug_info = True
-        # Its own redaction goes by pattern alone, and at DEBUG it logs answers that echo keys.
-        logging.getLogger("LiteLLM").addFilter(RedactingFilter())
+        _hush()
         if "REPEATED_STREAMING_CHUNK_LIMIT" not in os.environ:
             litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # type: ignore[attr-defined]
         from llmbridge.provider import mocks
@@ -54,6 +55,40 @@ def litellm() -> ModuleType:
 def loaded() -> ModuleType | None:
     """LiteLLM, if it is imported; None while nobody needed it."""
     return litellm() if "litellm" in sys.modules else None
+
+
+def _hush() -> None:
+    from litellm._logging import handler
+
+    handler.addFilter(_is_not_ours)
+    logging.getLogger("litellm").addHandler(logging.NullHandler())  # some of its modules log under their own names
+    # Its own redaction goes by pattern alone, and at DEBUG it logs answers that echo keys.
+    logging.getLogger("LiteLLM").addFilter(RedactingFilter())
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Whether LiteLLM says *record* to somebody else. Its prices are asked in many places and its requests end in other
+    threads: the stack knows of the ones, the context of the others."""
+    from llmbridge import wire
+
+    here = inspect.currentframe()
+    frame = None if here is None else here.f_back
+    package = __name__.removesuffix("loading")
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith(package):
+        frame = frame.f_back
+    return frame is None and wire.current.get() is None
+
+
+@contextmanager
+def _levels() -> Iterator[None]:
+    """LiteLLM turns other loggers (httpx's) down as it is imported: those with a level of their own get it back."""
+    known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    levels = {each: each.level for each in known if each.level}
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 @contextmanager

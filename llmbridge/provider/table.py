@@ -79,6 +79,13 @@ def find(request: Request) -> tuple[str, str] | None:
     return key, provider
 
 
+def is_embedder(model: str) -> bool:
+    """Whether *model* ("provider/name") answers with vectors, as far as the table knows."""
+    table = bundled()
+    name = next((each for each in (model, model.partition("/")[2]) if each in table), "")
+    return bool(table.get(name, {}).get("mode") == "embedding")
+
+
 def plain_cost_usd(
     model: str,
     input_tokens: int,

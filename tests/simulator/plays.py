@@ -43,7 +43,20 @@ def play(asked: Asked | None, seen: Seen, step: Step) -> Play:
         return _whole(404, encode({"error": f"no provider answers {seen.method} {seen.path}"}))
     if asked.verb == "show":
         return _whole(200, encode(ollama.show(asked)))
+    if asked.verb == "models" and isinstance(step, Reply):
+        return _whole(200, encode(_models(asked)))
     return _right(asked, step) if isinstance(step, Reply) else _wrong(asked, step)
+
+
+def _models(asked: Asked) -> dict[str, Any]:
+    """A list of models in the shape of its format, the same for all; OpenAI's is Ollama's too."""
+    names = ("gpt-4o-mini", "claude-haiku-4-5-20251001", "gemini-2.5-flash", "llama3.2:latest")
+    if asked.format == "gemini":
+        return {"models": [{"name": f"models/{name}"} for name in names]}
+    kind = {"object": "model", "created": 0, "owned_by": "simulator"}
+    if asked.format == "anthropic":
+        kind = {"type": "model", "display_name": "simulated", "created_at": "2025-10-01T00:00:00Z"}
+    return {"object": "list", "data": [{"id": name, **kind} for name in names], "has_more": False}
 
 
 def _right(asked: Asked, reply: Reply) -> Play:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 
 Format = Literal["openai", "anthropic", "gemini", "ollama", "cohere", "replicate", "bedrock", "huggingface"]
-Verb = Literal["chat", "generate", "embed", "embed_many", "predict", "show", "poll"]
+Verb = Literal["chat", "generate", "embed", "embed_many", "predict", "show", "poll", "models"]
 EMBEDDING = ("embed", "embed_many", "predict")
 
 
@@ -76,6 +76,10 @@ _ENDINGS: tuple[tuple[str, Format, Verb], ...] = (
 def understand(seen: Seen) -> Asked | None:
     """Tell the format from the path's end; None for what no provider here answers."""
     body = seen.body if isinstance(seen.body, dict) else {}
+    if seen.method == "GET" and seen.path.endswith("/models"):
+        version = "/v1beta/" in seen.path, "anthropic-version" in seen.headers
+        format: Format = "gemini" if version[0] else "anthropic" if version[1] else "openai"
+        return Asked(format, "models", "", False, {}, seen.key)
     if match := _REPLICATE.search(seen.path):
         return _replicate(match, body, seen)
     if seen.method != "POST":
