@@ -67,8 +67,10 @@ def _options(
 def main() -> None:
     """Run the command. A user's mistake ends in a message on stderr: exit code 1, 2 for wrong usage and files, 3 for
     what a budget refused."""
-    if logging.lastResort is not None:  # the library itself says nothing on stderr
-        logging.getLogger("llmbridge").addHandler(logging.lastResort)
+    warnings = logging.StreamHandler()  # the library itself says nothing on stderr
+    warnings.setLevel(logging.WARNING)
+    warnings.addFilter(lambda said: " has refused a call " not in said.getMessage())  # as the command's last line does
+    logging.getLogger("llmbridge").addHandler(warnings)
     try:
         app()
     except ConfigError as error:
@@ -80,3 +82,5 @@ def main() -> None:
     except (TypeError, ValueError) as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
+    finally:
+        logging.getLogger("llmbridge").removeHandler(warnings)
