@@ -31,11 +31,12 @@ from tests.ledger_worker import Worker, main, say
 
 MODEL, KEY = "openai/gpt-4o-mini", "sk-benchmark-key"
 LITELLM, ROUTER, SDK, HTTPX = "litellm", "LiteLLM's Router, disk cache", "OpenAI SDK", "httpx"
-OURS, POWER, BARE = "llmbridge, everything on", 'llmbridge, durability="power"', "llmbridge, nothing on"
+OURS, BARE, TRACED = "llmbridge, everything on", "llmbridge, nothing on", "llmbridge, everything on, traced in batches"
+POWER = 'llmbridge, everything on, durability="power"'
 FLOOR, DSPY, LITELLM_CACHED = "one SQLite read with hashing", "dspy's disk cache", "LiteLLM's disk cache"
 UNRECORDED, RECORDED = "llmbridge, no ledger", "llmbridge, each hit recorded"
 CACHED = (FLOOR, UNRECORDED, RECORDED, DSPY, LITELLM_CACHED)
-EVERYONE = (HTTPX, SDK, LITELLM, ROUTER, BARE, OURS, POWER)
+EVERYONE = (HTTPX, SDK, LITELLM, ROUTER, BARE, OURS, TRACED, POWER)
 BUDGET = "$500000/day"
 # Packages of LiteLLM's proxy that version 1.106 imports to answer from a disk cache.
 NEEDED = {"dspy": ("dspy",), "litellm's disk": ("fastapi", "orjson", "soundfile")}
@@ -51,10 +52,10 @@ class Verbs(NamedTuple):
 
 
 class Contender(Worker):
-    """One of those in MADE, for as long as the block lasts."""
+    """A process that does jobs, for as long as the block lasts: what `serve` of a module makes."""
 
-    def __init__(self, who: str, api_base: str, directory: Path) -> None:
-        super().__init__("serve", module=__name__, who=who, api_base=api_base, directory=str(directory))
+    def __init__(self, module: str = __name__, **arguments: str) -> None:
+        super().__init__("serve", module=module, **arguments)
 
     def do(self, **job: Any) -> Any:
         """Run a job; what it says."""
@@ -74,7 +75,9 @@ def contenders(names: tuple[str, ...], api_base: str, directory: Path) -> Iterat
         started: dict[str, Contender] = {}
         for number, name in enumerate(names):
             if not why_not(name):
-                started[name] = stack.enter_context(Contender(name, api_base, directory / str(number)))
+                started[name] = stack.enter_context(
+                    Contender(who=name, api_base=api_base, directory=str(directory / str(number)))
+                )
         for name, contender in started.items():
             assert contender.hear() == "ready", f"{name} did not start"
         yield started
@@ -198,11 +201,15 @@ def _of_litellm(sync: Any, asynchronous: Any, always: dict[str, Any]) -> Verbs:
 
 
 def ours(api_base: str, directory: Path, who: str) -> Verbs:
-    """The Bridge with all that it can keep and check, or with nothing. Traced by nobody: nothing listens."""
+    """The Bridge with all that it can keep and check, or with nothing. Nobody listens to its trace, but for TRACED."""
     import llmbridge
     from llmbridge import Bridge, Cache, Ledger, Model
+    from llmbridge.tracing.tracer import Own
+    from tests.benchmarks.tracing import batching
 
     llmbridge.warm()
+    if who == TRACED:
+        Own.tracer_provider = batching()
     model = Model(MODEL, api_base=api_base, api_key=KEY)
     cache = None if who == BARE else Cache(directory / "cache")
     ledger = Ledger(directory / "ledger.db", durability="power" if who == POWER else "second")
@@ -231,7 +238,7 @@ MADE: dict[str, Callable[[str, Path], Verbs]] = {
     FLOOR: floor,
     DSPY: with_dspy,
     LITELLM_CACHED: litellm_cached,
-    **{name: functools.partial(ours, who=name) for name in (OURS, POWER, BARE, RECORDED, UNRECORDED)},
+    **{name: functools.partial(ours, who=name) for name in (OURS, TRACED, POWER, BARE, RECORDED, UNRECORDED)},
 }
 
 
@@ -299,8 +306,12 @@ class Jobs:
 
 
 def serve(who: str, api_base: str, directory: str) -> None:
-    """A process: do what comes in, until nothing does."""
-    jobs = Jobs(MADE[who](api_base, Path(directory)))
+    """A contender's process."""
+    answer(Jobs(MADE[who](api_base, Path(directory))))
+
+
+def answer(jobs: object) -> None:
+    """Do what comes in, until nothing does."""
     say("ready")
     for line in sys.stdin:
         job = json.loads(line)

@@ -98,7 +98,7 @@ def event(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, 
 ANSWER, VECTORS = (whole(json.dumps(each).encode()) for each in (COMPLETION, EMBEDDINGS))
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 FIRST = STREAM_HEAD + piece(event({"role": "assistant", "content": "Trout "}))
-NEXT = piece(event({"content": "trout "}))
+NEXT = [piece(event({"content": f"trout{number} "})) for number in range(1, CHUNKS)]  # a model that repeats is stopped
 LAST = piece(event({}, "stop"))
 COST = piece({**event({}), "choices": [], "usage": {**USAGE, "completion_tokens": CHUNKS, "total_tokens": CHUNKS + 9}})
 END = piece(b"[DONE]") + b"0\r\n\r\n"
@@ -114,7 +114,7 @@ def reply(connection: socket.socket, head: bytes, body: bytes) -> None:
         return connection.sendall(VECTORS)
     if b'"stream":true' not in body and b'"stream": true' not in body:
         return connection.sendall(ANSWER)
-    for each in (FIRST, *[NEXT] * (CHUNKS - 1), LAST, *[COST] * (b'"include_usage"' in body), END):
+    for each in (FIRST, *NEXT, LAST, *[COST] * (b'"include_usage"' in body), END):
         connection.sendall(each)
     return None
 
