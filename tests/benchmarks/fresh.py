@@ -59,7 +59,7 @@ def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
     imports = {name: IMPORTS[name] for name in (PYTHON, "import llmbridge")} if short else IMPORTS
     yield Table("a process", "ms", in_turn(imports, rounds), PYTHON if short else "import litellm")
     with tempfile.TemporaryDirectory() as directory, Server() as server:
-        absent = {name: reason for name in (LITELLM_CACHED, DSPY) if (reason := why_not(name))}
+        absent = {name: reason for name in ANSWERS if not short and (reason := why_not(name))}
         names = (PYTHON, "llmbridge") if short else tuple(name for name in ANSWERS if name not in absent)
         places = {"base": server.api_base, "directory": directory, "model": MODEL, "key": KEY}
         found = in_turn({name: ANSWERS[name].format(**places) for name in names}, rounds)

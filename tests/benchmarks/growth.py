@@ -22,22 +22,22 @@ from tests.benchmarks.server import Server
 
 ROUNDS = 15
 ROWS, ENTRIES = (0, 100_000, 1_000_000), (0, 100_000)
-CALLS, PAIRS, HITS = 20, 200, 100  # in a round
+CALLS, PAIRS, HITS, LOOKS = 20, 200, 100, 3  # in a round
 DAYS = 30  # that the rows are spread over
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
 RESERVED = """
 INSERT INTO reserved (id, attempt, made_us, lease_us, verb, model, provider, tags, reserved_nanousd, held)
-SELECT i, printf('%032x.1', i), {at}, {at}, 'chat', 'openai/model-' || i % 5, 'openai',
-    '{{"user":"user' || i % 100 || '"}}', 1, '{{"1":1}}' FROM n
+SELECT i, printf('%032x.1', i), {at}, {at}, 'chat', 'openai/model-' || (i % 5), 'openai',
+    '{{"user":"user' || (i % 100) || '"}}', 1, '{{"1":1}}' FROM n
 """
 RESOLVED = """
-INSERT INTO resolved (id, state, resolved_us, charged, cost_nanousd, uncertain, overrun, input_tokens, output_tokens)
-SELECT i, 'settled', {at}, '{{"1":1}}', 1, 0, 0, 10, 10 FROM n
+INSERT INTO resolved (id, state, resolved_us, charged, cost_nanousd, uncertain, overrun, reason, outcome)
+SELECT i, 'settled', {at}, '{{"1":1}}', 1, 0, 0, 'initial', 'answered' FROM n
 """
 CALLED = """
 INSERT INTO call (id, started_us, verb, outcome, models, model, provider, tags, duration_s, estimated)
-SELECT printf('%032x', i), {at}, 'chat', 'answered', '["openai/gpt-4o-mini"]', 'openai/model-' || i % 5, 'openai',
-    '{{"user":"user' || i % 100 || '"}}', 0.5, 0 FROM n
+SELECT printf('%032x', i), {at}, 'chat', 'answered', '["openai/gpt-4o-mini"]', 'openai/model-' || (i % 5), 'openai',
+    '{{"user":"user' || (i % 100) || '"}}', 0.5, 0 FROM n
 """
 KEPT = """
 INSERT INTO Cache (key, raw, store_time, expire_time, access_time, access_count, tag, size, mode, filename, value)
@@ -89,21 +89,21 @@ def bridges(directory: Path, api_base: str) -> dict[str, Bridge]:
     return made
 
 
-def questions(ledger: ReadOnlyLedger) -> dict[str, Callable[[], object]]:
+def questions(path: Path, rows: int) -> dict[str, Callable[[], object]]:
     """What the report commands ask."""
-    day = datetime.now(UTC) - timedelta(days=1)
+    ledger, thousand = ReadOnlyLedger(path), datetime.now(UTC) - timedelta(days=DAYS * min(1000 / (rows + 1), 1))
     return {
         "calls -n 50": lambda: ledger.records(limit=50),
         "calls, one of them": lambda: ledger.records(id=f"{ROWS[1] // 2:032x}"),
         "budget list": ledger.balance,
-        "spend --by model --since 1d": lambda: ledger.spend(by="model", since=day),
-        "spend --by tag:user --since 1d": lambda: ledger.spend(by="tag:user", since=day),
+        "spend --by model, the latest 1,000": lambda: ledger.spend(by="model", since=thousand),
+        "spend --by tag:user, the latest 1,000": lambda: ledger.spend(by="tag:user", since=thousand),
         "spend --by model": lambda: ledger.spend(by="model"),
     }
 
 
 def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
-    """Whole calls, reservations, hits; then each question. A question about all that there is reads all that there is."""
+    """Whole calls, reservations, hits; then each question. One about everything reads everything."""
     llmbridge.warm()
     with tempfile.TemporaryDirectory() as name, Server() as server:
         directory = Path(name)
@@ -124,7 +124,7 @@ def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
         yield Table("a hit, beside", "µs", in_turn(hits, rounds), kept)
         for bridge in made.values():
             bridge.ledger.close()
-        readers = {f"{rows:,} rows": questions(ReadOnlyLedger(directory / f"{rows}.db")) for rows in ROWS}
+        readers = {f"{rows:,} rows": questions(directory / f"{rows}.db", rows) for rows in ROWS}
         for question in readers[first]:
-            ways = {each: way(asked[question]) for each, asked in readers.items()}
+            ways = {each: way(asked[question], LOOKS) for each, asked in readers.items()}
             yield Table(f"llmbridge {question}, of", "ms", in_turn(ways, max(rounds // 3, 3)), first)

@@ -20,7 +20,7 @@ from tests.recording import OPENAI
 
 
 ROUNDS = 5
-CALLS = 200  # in a file
+CALLS = 100  # in a file
 KEY = "sk-simulated"
 
 
