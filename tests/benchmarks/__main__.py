@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.contender import OURS, RECORDED
+from tests.benchmarks.contender import OURS, Stage
 from tests.benchmarks.server import CHUNKS
 
 
@@ -24,7 +24,7 @@ NAMES = ("fresh", "cache", "calls", "streams", "ledger", "tracing", "policy", "r
 USUAL = {
     ("fresh", "a process", "import llmbridge"): 2.2,
     ("fresh", "a cached answer in a fresh process", "llmbridge"): 25.0,
-    ("cache", "a warm hit", RECORDED): 18.0,
+    ("cache", "a warm hit", OURS): 18.0,
     ("calls", "complete, one at a time", OURS): 1.5,
     ("calls", "acomplete, one at a time", OURS): 1.6,
     ("calls", "acomplete, 64 tasks", OURS): 2.0,
@@ -69,13 +69,15 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing LiteLLM takes twice as long
     print(f"{machine()}\n")
     made: dict[str, Any] = {}
-    for name in asked.names or (SHORT if asked.short else NAMES):
-        module, started = importlib.import_module(f"tests.benchmarks.{name}"), time.monotonic()
-        print(f"## {name}\n")
-        for table in module.tables(asked.rounds or (SHORT_ROUNDS if asked.short else module.ROUNDS), short=asked.short):
-            print(f"{table}\n", flush=True)
-            made.setdefault(name, []).append(table.data())
-        print(f"{time.monotonic() - started:.0f} s\n", flush=True)
+    with Stage() as stage:
+        for name in asked.names or (SHORT if asked.short else NAMES):
+            module, started = importlib.import_module(f"tests.benchmarks.{name}"), time.monotonic()
+            rounds = asked.rounds or (SHORT_ROUNDS if asked.short else module.ROUNDS)
+            print(f"## {name}\n")
+            for table in module.tables(stage, rounds, short=asked.short):
+                print(f"{table}\n", flush=True)
+                made.setdefault(name, []).append(table.data())
+            print(f"{time.monotonic() - started:.0f} s\n", flush=True)
     if asked.json:
         asked.json.write_text(json.dumps({"machine": machine(), "found": made}, indent=1, ensure_ascii=False) + "\n")
     complaints = slower(made) if asked.short else []

@@ -19,6 +19,7 @@ import os
 import sqlite3
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks.paired import Took, cpu_s, way
+from tests.benchmarks.server import Server
 from tests.ledger_worker import Worker, main, say
 
 
@@ -34,8 +36,8 @@ LITELLM, ROUTER, SDK, HTTPX = "litellm", "LiteLLM's Router, disk cache", "OpenAI
 OURS, BARE, TRACED = "llmbridge, everything on", "llmbridge, nothing on", "llmbridge, everything on, traced in batches"
 POWER = 'llmbridge, everything on, durability="power"'
 FLOOR, DSPY, LITELLM_CACHED = "one SQLite read with hashing", "dspy's disk cache", "LiteLLM's disk cache"
-UNRECORDED, RECORDED = "llmbridge, no ledger", "llmbridge, each hit recorded"
-CACHED = (FLOOR, UNRECORDED, RECORDED, DSPY, LITELLM_CACHED)
+UNRECORDED = "llmbridge, no ledger"
+CACHED = (FLOOR, UNRECORDED, OURS, DSPY, LITELLM_CACHED)
 EVERYONE = (HTTPX, SDK, LITELLM, ROUTER, BARE, OURS, TRACED, POWER)
 BUDGET = "$500000/day"
 # Packages of LiteLLM's proxy that version 1.106 imports to answer from a disk cache.
@@ -68,19 +70,30 @@ class Contender(Worker):
         return Took(*self.do(**job))
 
 
-@contextlib.contextmanager
-def contenders(names: tuple[str, ...], api_base: str, directory: Path) -> Iterator[dict[str, Contender]]:
-    """All of them that can be had here, ready."""
-    with contextlib.ExitStack() as stack:
-        started: dict[str, Contender] = {}
-        for number, name in enumerate(names):
-            if not why_not(name):
-                started[name] = stack.enter_context(
-                    Contender(who=name, api_base=api_base, directory=str(directory / str(number)))
-                )
-        for name, contender in started.items():
-            assert contender.hear() == "ready", f"{name} did not start"
-        yield started
+class Stage:
+    """Where they meet: a directory, the server, and whoever was asked for so far; all gone at the end of the block."""
+
+    def __enter__(self) -> Stage:
+        with contextlib.ExitStack() as stack:
+            self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self.server = stack.enter_context(Server())
+            self._stack = stack.pop_all()
+        self._started: dict[str, Contender] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def contenders(self, names: tuple[str, ...]) -> dict[str, Contender]:
+        """Those of *names* that can be had here, ready."""
+        new = [name for name in names if name not in self._started and not why_not(name)]
+        for name in new:
+            place = str(self.directory / f"contender{len(self._started)}")
+            contender = Contender(who=name, api_base=self.server.api_base, directory=place)
+            self._started[name] = self._stack.enter_context(contender)
+        for name in new:
+            assert self._started[name].hear() == "ready", f"{name} did not start"
+        return {name: self._started[name] for name in names if name in self._started}
 
 
 def why_not(name: str) -> str | None:
@@ -238,7 +251,7 @@ MADE: dict[str, Callable[[str, Path], Verbs]] = {
     FLOOR: floor,
     DSPY: with_dspy,
     LITELLM_CACHED: litellm_cached,
-    **{name: functools.partial(ours, who=name) for name in (OURS, TRACED, POWER, BARE, RECORDED, UNRECORDED)},
+    **{name: functools.partial(ours, who=name) for name in (OURS, TRACED, POWER, BARE, UNRECORDED)},
 }
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 
-from tests.benchmarks.contender import DSPY, KEY, LITELLM_CACHED, MODEL, why_not
+from tests.benchmarks.contender import DSPY, KEY, LITELLM_CACHED, MODEL, Stage, why_not
 from tests.benchmarks.paired import Table, Took, in_turn as measured, way
-from tests.benchmarks.server import Server
 
 
 ROUNDS = 7
@@ -54,15 +52,16 @@ def in_turn(scripts: dict[str, str], rounds: int) -> dict[str, list[Took]]:
     return measured({name: way(functools.partial(run, script)) for name, script in scripts.items()}, rounds)
 
 
-def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
+def tables(stage: Stage, rounds: int, *, short: bool = False) -> Iterator[Table]:
     """The first round, which does not count, compiles, fills the page cache, and asks what is answered later."""
     imports = {name: IMPORTS[name] for name in (PYTHON, "import llmbridge")} if short else IMPORTS
     yield Table("a process", "ms", in_turn(imports, rounds), PYTHON if short else "import litellm")
-    with tempfile.TemporaryDirectory() as directory, Server() as server:
-        absent = {name: reason for name in ANSWERS if not short and (reason := why_not(name))}
-        names = (PYTHON, "llmbridge") if short else tuple(name for name in ANSWERS if name not in absent)
-        places = {"base": server.api_base, "directory": directory, "model": MODEL, "key": KEY}
-        found = in_turn({name: ANSWERS[name].format(**places) for name in names}, rounds)
-        assert server.requests() == sum(name in ("llmbridge", LITELLM_CACHED, DSPY) for name in names)
-        reference = LITELLM_CACHED if LITELLM_CACHED in names else PYTHON
-        yield Table("a cached answer in a fresh process", "ms", found, reference, "  \n".join(absent.values()))
+    absent = {name: reason for name in ANSWERS if not short and (reason := why_not(name))}
+    names = (PYTHON, "llmbridge") if short else tuple(name for name in ANSWERS if name not in absent)
+    places = {"base": stage.server.api_base, "directory": str(stage.directory), "model": MODEL, "key": KEY}
+    before = stage.server.requests()
+    found = in_turn({name: ANSWERS[name].format(**places) for name in names}, rounds)
+    sent = stage.server.requests() - before
+    assert sent == sum(name in ("llmbridge", LITELLM_CACHED, DSPY) for name in names), "a hit was sent, or none asked"
+    reference = LITELLM_CACHED if LITELLM_CACHED in names else PYTHON
+    yield Table("a cached answer in a fresh process", "ms", found, reference, "  \n".join(absent.values()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,10 +13,9 @@ from pathlib import Path
 import llmbridge
 from llmbridge import Bridge, Cache, Ledger, Model
 from llmbridge.ledger import Budget, Charge, Need, ReadOnlyLedger, Reservation
-from tests.benchmarks.contender import KEY, MODEL
+from tests.benchmarks.contender import KEY, MODEL, Stage
 from tests.benchmarks.ledger import BUDGETS, ours
 from tests.benchmarks.paired import Table, Way, in_turn, way
-from tests.benchmarks.server import Server
 
 
 ROUNDS = 15
@@ -102,29 +100,29 @@ def questions(path: Path, rows: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
+def tables(stage: Stage, rounds: int, *, short: bool = False) -> Iterator[Table]:
     """Whole calls, reservations, hits; then each question. One about everything reads everything."""
     llmbridge.warm()
-    with tempfile.TemporaryDirectory() as name, Server() as server:
-        directory = Path(name)
-        made, number = bridges(directory, server.api_base), itertools.count()
+    directory = stage.directory / "growth"
+    directory.mkdir()
+    made, number = bridges(directory, stage.server.api_base), itertools.count()
 
-        def asking(bridge: Bridge) -> Way:
-            return way(lambda: bridge.complete(f"Name fish number {next(number)}."), CALLS)
+    def asking(bridge: Bridge) -> Way:
+        return way(lambda: bridge.complete(f"Name fish number {next(number)}."), CALLS)
 
-        first, kept = f"{ROWS[0]} rows", f"{ENTRIES[0]} entries"
-        yield Table("a call, on", "ms", in_turn({each: asking(bridge) for each, bridge in made.items()}, rounds), first)
-        pairs = {each: way(ours(bridge.ledger), PAIRS) for each, bridge in made.items() if each.endswith("rows")}
-        yield Table("reserve and settle, on", "µs", in_turn(pairs, rounds), first)
-        hits = {
-            each: way(functools.partial(bridge.complete, "Name a fish."), HITS)
-            for each, bridge in made.items()
-            if each.endswith("entries")
-        }
-        yield Table("a hit, beside", "µs", in_turn(hits, rounds), kept)
-        for bridge in made.values():
-            bridge.ledger.close()
-        readers = {f"{rows:,} rows": questions(directory / f"{rows}.db", rows) for rows in ROWS}
-        for question in readers[first]:
-            ways = {each: way(asked[question], LOOKS) for each, asked in readers.items()}
-            yield Table(f"llmbridge {question}, of", "ms", in_turn(ways, max(rounds // 3, 3)), first)
+    first, kept = f"{ROWS[0]} rows", f"{ENTRIES[0]} entries"
+    yield Table("a call, on", "ms", in_turn({each: asking(bridge) for each, bridge in made.items()}, rounds), first)
+    pairs = {each: way(ours(bridge.ledger), PAIRS) for each, bridge in made.items() if each.endswith("rows")}
+    yield Table("reserve and settle, on", "µs", in_turn(pairs, rounds), first)
+    hits = {
+        each: way(functools.partial(bridge.complete, "Name a fish."), HITS)
+        for each, bridge in made.items()
+        if each.endswith("entries")
+    }
+    yield Table("a hit, beside", "µs", in_turn(hits, rounds), kept)
+    for bridge in made.values():
+        bridge.ledger.close()
+    readers = {f"{rows:,} rows": questions(directory / f"{rows}.db", rows) for rows in ROWS}
+    for question in readers[first]:
+        ways = {each: way(asked[question], LOOKS) for each, asked in readers.items()}
+        yield Table(f"llmbridge {question}, of", "ms", in_turn(ways, max(rounds // 3, 3)), first)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmbridge.ledger import Budget, Charge, Ledger, Need, Reservation
 from llmbridge.record import new_id
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, Took, in_turn, way
 from tests.ledger_worker import workers
 
@@ -72,19 +72,18 @@ def together(directory: Path, processes: int) -> Took:
         return Took((time.perf_counter() - started) / (processes * TOGETHER), None)
 
 
-def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
+def tables(stage: Stage, rounds: int, *, short: bool = False) -> Iterator[Table]:
     """One of a process alone, and one of four."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with Ledger(directory / "ledger.db") as ledger, Ledger(directory / "power.db", durability="power") as power:
-            works = {BARE: bare(directory / "bare.db"), OURS: ours(ledger)}
-            if not short:
-                works["the same with synchronous=OFF"] = bare(directory / "careless.db", "OFF")
-                works["no budget"], works["3 budgets"] = ours(ledger, 0), ours(ledger, 3)
-            ways = {each: way(work, PAIRS) for each, work in works.items()}
-            if not short:
-                ways['1 budget, durability="power"'] = way(ours(power), PAIRS // 10)
-            yield Table("reserve and settle", "µs", in_turn(ways, rounds), BARE)
+    directory = stage.directory
+    with Ledger(directory / "ledger.db") as ledger, Ledger(directory / "power.db", durability="power") as power:
+        works = {BARE: bare(directory / "bare.db"), OURS: ours(ledger)}
         if not short:
-            many = {f"{count} of them": functools.partial(together, directory, count) for count in (1, 4)}
-            yield Table("reserve and settle, by processes", "µs", in_turn(many, max(rounds // 5, 3)), "1 of them")
+            works["the same with synchronous=OFF"] = bare(directory / "careless.db", "OFF")
+            works["no budget"], works["3 budgets"] = ours(ledger, 0), ours(ledger, 3)
+        ways = {each: way(work, PAIRS) for each, work in works.items()}
+        if not short:
+            ways['1 budget, durability="power"'] = way(ours(power), PAIRS // 10)
+        yield Table("reserve and settle", "µs", in_turn(ways, rounds), BARE)
+    if not short:
+        many = {f"{count} of them": functools.partial(together, directory, count) for count in (1, 4)}
+        yield Table("reserve and settle, by processes", "µs", in_turn(many, max(rounds // 5, 3)), "1 of them")

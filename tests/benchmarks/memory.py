@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.contender import LITELLM, OURS, contenders
-from tests.benchmarks.server import Server
+from tests.benchmarks.contender import LITELLM, OURS, Stage
 
 
 ROUNDS = 5
@@ -39,18 +36,18 @@ class Memory:
         return "\n".join(lines)
 
 
-def tables(rounds: int, *, short: bool = False) -> Iterator[Memory]:
+def tables(__: Stage, rounds: int, *, short: bool = False) -> Iterator[Memory]:
     """One of calls that are sent, sixteen at a time, and one of hits."""
     calls = CALLS // 20 if short else CALLS
     who = (OURS,) if short else (LITELLM, OURS)
     sent: dict[str, Any] = {"job": "calls", "verb": "acomplete", "calls": min(AT_ONCE, calls), "concurrent": 16}
     for names, job in ((who, sent), ((OURS,), {"job": "hits", "hits": min(AT_ONCE, calls)})):
-        with tempfile.TemporaryDirectory() as place, Server() as server:
-            with contenders(names, server.api_base, Path(place)) as all_:
-                found: dict[str, list[float]] = {each: [] for each in names}
-                for number in range(rounds + 1):
-                    for each in names:
-                        for _ in range(calls // min(AT_ONCE, calls) if number else 1):
-                            all_[each].do(**job)
-                        found[each].append(all_[each].do(job="memory") / MEBI)
-            yield Memory(calls, {f"{each}, {job['job']}": values for each, values in found.items()})
+        with Stage() as fresh:  # whose processes have done nothing yet
+            all_ = fresh.contenders(names)
+            found: dict[str, list[float]] = {each: [] for each in names}
+            for number in range(rounds + 1):
+                for each in names:
+                    for _ in range(calls // min(AT_ONCE, calls) if number else 1):
+                        all_[each].do(**job)
+                    found[each].append(all_[each].do(job="memory") / MEBI)
+        yield Memory(calls, {f"{each}, {job['job']}": values for each, values in found.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,8 @@ from llmbridge.fallback.breaker import Breaker
 from llmbridge.fallback.limiter import Counter, enter
 from llmbridge.request import chat
 from llmbridge.waiting import wait
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, in_turn, more, way
-from tests.benchmarks.server import Server
 from tests.simulator import Fault, Reply, Simulator
 
 
@@ -97,16 +96,13 @@ def dead(sim: Simulator, directory: Path, kind: str, rounds: int) -> Table:
     return Table(f"a {kind}", "ms", found, "the spare", f"{to_it} requests went to the dead primary.")
 
 
-def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
+def tables(stage: Stage, rounds: int, *, short: bool = False) -> Iterator[Table]:
     """Whole calls, the policy's parts, and the dead."""
     llmbridge.warm()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with Server() as server:
-            found = in_turn({each: way(work, CALLS) for each, work in calls(server.api_base).items()}, rounds)
-        yield Table("a call without faults", "ms", found, WITHOUT, more(found, PLAIN, WITHOUT))
-        found = in_turn({each: way(work, LOOKS) for each, work in parts(directory).items()}, rounds)
-        yield Table("the policy's own work", "µs", found, "1 candidate in order")
-        with Simulator() as sim:
-            for kind in ("dead key", "sick upstream"):
-                yield dead(sim, directory, kind, rounds)
+    found = in_turn({each: way(work, CALLS) for each, work in calls(stage.server.api_base).items()}, rounds)
+    yield Table("a call without faults", "ms", found, WITHOUT, more(found, PLAIN, WITHOUT))
+    found = in_turn({each: way(work, LOOKS) for each, work in parts(stage.directory).items()}, rounds)
+    yield Table("the policy's own work", "µs", found, "1 candidate in order")
+    with Simulator() as sim:
+        for kind in ("dead key", "sick upstream"):
+            yield dead(sim, stage.directory, kind, rounds)

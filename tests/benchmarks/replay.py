@@ -14,6 +14,7 @@ from llmbridge import provider
 from llmbridge.bridge import Bridge
 from llmbridge.cassette import replay
 from llmbridge.default import warm
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, Took, in_turn, way
 from tests.benchmarks.server import Server
 from tests.recording import OPENAI
@@ -44,7 +45,7 @@ def plain(path: Path, base: str) -> None:
             litellm.completion(model=OPENAI, messages=asked, api_base=base, api_key=KEY, max_retries=0, num_retries=0)
 
 
-def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
+def tables(_: Stage, rounds: int, *, short: bool = False) -> Iterator[Table]:
     """One."""
     for name in ("LiteLLM", "vcr"):
         logging.getLogger(name).setLevel(logging.ERROR)

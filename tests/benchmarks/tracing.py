@@ -14,7 +14,7 @@ from typing import Any
 
 from llmbridge import metrics, tracing
 from llmbridge.tracing.tracer import Own
-from tests.benchmarks.contender import Contender, answer
+from tests.benchmarks.contender import Contender, Stage, answer
 from tests.benchmarks.paired import Table, Took, in_turn, way
 from tests.ledger_worker import main
 from tests.tracing_scene import MODEL, attempt, call, completion, request
@@ -108,7 +108,7 @@ def serve(who: str) -> None:
     answer(Jobs())
 
 
-def tables(rounds: int, *, short: bool = False) -> Iterator[Table]:
+def tables(_: Stage, rounds: int, *, short: bool = False) -> Iterator[Table]:
     """Three."""
     with contextlib.ExitStack() as stack:
         names = (NOBODY, BATCHES) if short else LISTENERS
