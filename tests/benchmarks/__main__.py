@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.contender import OURS, Stage
+from tests.benchmarks.clients import OURS
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.server import CHUNKS
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from tests.benchmarks.contender import CACHED, FLOOR, OURS, Stage, why_not
+from tests.benchmarks.clients import CACHED, FLOOR, OURS, why_not
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, in_turn
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from tests.benchmarks.contender import EVERYONE, LITELLM, OURS, Stage
+from tests.benchmarks.clients import EVERYONE, LITELLM, OURS
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, in_turn, more
 
 
-ROUNDS = 15
+ROUNDS = 7
 HOW = {"complete": "threads", "acomplete": "tasks"}
 AT_A_TIME = {1: 20, 16: 48, 64: 128, 256: 256}  # and how many in a round
 SHORT = (("complete", 1, 10), ("acomplete", 1, 10), ("acomplete", 64, 64))

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from tests.benchmarks.contender import DSPY, KEY, LITELLM_CACHED, MODEL, Stage, why_not
+from tests.benchmarks.clients import DSPY, KEY, LITELLM_CACHED, MODEL, why_not
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, Took, in_turn as measured, way
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import llmbridge
 from llmbridge import Bridge, Cache, Ledger, Model
 from llmbridge.ledger import Budget, Charge, Need, ReadOnlyLedger, Reservation
-from tests.benchmarks.contender import KEY, MODEL, Stage
+from tests.benchmarks.clients import KEY, MODEL
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.ledger import BUDGETS, ours
 from tests.benchmarks.paired import Table, Way, in_turn, way
 

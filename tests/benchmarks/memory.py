@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.benchmarks.contender import LITELLM, OURS, Stage
+from tests.benchmarks.clients import LITELLM, OURS
+from tests.benchmarks.contender import Stage
 
 
 ROUNDS = 5

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from tests.benchmarks.contender import BARE, HTTPX, LITELLM, OURS, SDK, TRACED, Stage
+from tests.benchmarks.clients import BARE, HTTPX, LITELLM, OURS, SDK, TRACED
+from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, Took, in_turn, more
 from tests.benchmarks.server import CHUNKS
 
 
-ROUNDS = 15
+ROUNDS = 7
 STREAMS = 3  # in a round
 
 
