@@ -37,8 +37,8 @@ class Memory:
         return "\n".join(lines)
 
 
-def tables(__: Stage, rounds: int, *, short: bool = False) -> Iterator[Memory]:
-    """One of calls that are sent, sixteen at a time, and one of hits."""
+def tables(stage: Stage, rounds: int, *, short: bool = False) -> Iterator[Memory]:
+    """One of calls that are sent, sixteen at a time, and one of hits; on a stage of its own each."""
     calls = CALLS // 20 if short else CALLS
     who = (OURS,) if short else (LITELLM, OURS)
     sent: dict[str, Any] = {"job": "calls", "verb": "acomplete", "calls": min(AT_ONCE, calls), "concurrent": 16}
