@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sqlite3
 import threading
@@ -346,4 +345,3 @@ def test_litellms_own_client_is_watched_once() -> None:
         listing._watch(client)
 
     assert len(client.event_hooks["response"]) <= before + 1
-    assert os.environ.get("LITELLM_MODE") is None
