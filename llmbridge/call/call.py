@@ -28,6 +28,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 from llmbridge import metrics, tracing
@@ -191,8 +192,12 @@ class Call:
         """The first candidate's answer that is kept. Raises CacheMiss if nothing else is wanted."""
         if self.memory is None or (self._records and not stale):
             return None
-        found = (self.memory.recall(each.request, stale=stale) for each in self._candidates)
-        recalled = next((each for each in found if each is not None and self.accepts(each)), None)
+        recalled = None
+        for each in self._candidates:
+            recalled = self.memory.recall(each.request, stale=stale)
+            if recalled is not None and self.accepts(recalled):
+                break
+            recalled = None
         if recalled is None and not stale:
             self.record.missed = True
             self.trace.event("llmbridge.cache.miss")
@@ -280,14 +285,13 @@ class Call:
         record.outcome = outcome
         record.duration_s = self._clock() - self._started
         record.waited_s = self.waited.total_s
-        record.attempts = tuple(self._records)
-        record.dropped = tuple(str(each) for each in self._course.dropped)
         if error is not None:
             record.error_type = type(error).__name__
         if isinstance(error, LLMBridgeError):
             error.call_id = record.id
-        record.cost_usd = sum_usd(attempt.cost_usd for attempt in self._records)
-        record.uncertain = any(attempt.uncertain for attempt in self._records)
+        record.cost_usd = Decimal(0)
+        if not record.cached or self._records:
+            self._sum_up()
         last = self.current.record if self.current is not None and self.current.record.number else None
         if last is not None and not record.cached and outcome in ("answered", "left"):
             record.model, record.provider, record.first_chunk_s = last.model, last.provider, last.first_chunk_s
@@ -311,6 +315,13 @@ class Call:
                 self.trace.end(error)
                 metrics.record(record)
                 self._listeners.tell(record)
+
+    def _sum_up(self) -> None:
+        record = self.record
+        record.attempts = tuple(self._records)
+        record.dropped = tuple(str(each) for each in self._course.dropped)
+        record.cost_usd = sum_usd(attempt.cost_usd for attempt in self._records)
+        record.uncertain = any(attempt.uncertain for attempt in self._records)
 
     def recalled(self, entry: Entry) -> None:
         """The answer is a kept one."""
