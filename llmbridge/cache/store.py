@@ -168,15 +168,12 @@ class Store:
     def remove(self, wanted: Callable[[object], bool]) -> int:
         """Remove the entries whose `about` is *wanted*; returns how many. Reads every row, but no value."""
         with self._translated() as database:
-            found = [rowid for rowid, about in database.rows("tag") if wanted(about)]
-            for start in range(0, len(found), 100):
-                database.remove_rows(found[start : start + 100])
-            return len(found)
+            return _removed(database, wanted)
 
     def clear(self) -> int:
         """Remove every entry, and every file of a value that a killed process left behind; returns how many entries."""
         with self._translated() as database:
-            removed = self.remove(lambda about: True)
+            removed = _removed(database, lambda about: True)  # not remove(): who has the lock gives way to no fork
             for name in self._files():
                 database.disk.remove(name)
             return removed
@@ -244,6 +241,13 @@ class Store:
             self._lock = threading.RLock()
             if self._database is not None:
                 _left_behind.append(self._database.abandon())
+
+
+def _removed(database: Database, wanted: Callable[[object], bool]) -> int:
+    found = [rowid for rowid, about in database.rows("tag") if wanted(about)]
+    for start in range(0, len(found), 100):
+        database.remove_rows(found[start : start + 100])
+    return len(found)
 
 
 def _is_time_to_cull(items: Sequence[Item]) -> bool:
