@@ -386,3 +386,13 @@ def test_a_call_whose_time_is_over_before_it_starts_made_no_attempt_and_cost_not
 
 def _image(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def test_an_organization_that_the_environment_names_later_is_sent(
+    ask: Ask, sim: Simulator, gpt: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("org-one", "org-two"):
+        monkeypatch.setenv("OPENAI_ORG_ID", name)
+        ask(FISH, model=gpt)
+
+    assert [seen.headers.get("openai-organization") for seen in sim.requests] == ["org-one", "org-two"]

@@ -52,6 +52,9 @@ REFUSED = frozenset(
 # With one of these in the request, LiteLLM needs no variable; these providers answer without a key.
 CREDENTIALS = frozenset({"api_key", "extra_headers", "azure_ad_token", "vertex_credentials"})
 KEYLESS = frozenset({"bedrock", "huggingface", "sagemaker", "vertex_ai"})
+READ_BY_SDK = (  # as its client is made
+    *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS", "OPENAI_ADMIN_KEY", "AZURE_OPENAI_AD_TOKEN"),
+)
 MOST_CLIENTS = 100  # of the SDK, by key and address
 DROPPED_WHEN_ASYNC = frozenset({("chat", "aiohttp_openai"), ("embeddings", "gemini"), ("embeddings", "vertex_ai")})
 # LiteLLM reaches the embeddings of some otherwise than their chat.
@@ -258,9 +261,10 @@ def _azure(transport: Mapping[str, Any], http: Any) -> Any:
 def _made(http: Any, sdk: type[Any], **arguments: str | None) -> Any:
     """The SDK's client around *http*, which keeps it: a new one takes 0.4 ms, with all that it makes late."""
     known = vars(http).setdefault("made_around", {})
-    key = (sdk, *arguments.items())
-    if key not in known:
+    key = (sdk, *arguments.items(), *map(os.environ.get, READ_BY_SDK))
+    client = known.get(key)
+    if client is None:
         if len(known) >= MOST_CLIENTS:
             known.clear()
-        known[key] = sdk(http_client=http, **arguments)
-    return known[key]
+        client = known[key] = sdk(http_client=http, **arguments)
+    return client
