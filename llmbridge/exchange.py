@@ -1,4 +1,10 @@
-"""What went over the wire in one attempt, as the hooks of `wire` saw it. Imports no HTTP library."""
+"""What went over the wire in one attempt, as the hooks of `wire` saw it. Imports no HTTP library.
+
+A blocking stream is closed by whoever reads it, never by the garbage collector: httpcore's pool takes a lock to give a
+connection back, and the collector may run inside that very lock, in the thread that holds it, which would then wait for
+itself for ever. So a stream that is open is held here (`under_way`), its generators with it; and one that a finalizer
+closes while its thread is asking something else waits in `left` for the next call.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,8 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +62,7 @@ class Exchange:
         propagated: headers that carry the caller's trace on to the provider.
         local_only: nothing may be sent to another machine.
         streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
+        unwatched: what LiteLLM reads a stream from that came through a client of its own.
     """
 
     deadline: float | None = None
@@ -71,6 +79,7 @@ class Exchange:
     reading: Any = field(default=None, repr=False)
     local_only: bool = False
     streaming: bool = False
+    unwatched: Any = field(default=None, repr=False)
     tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key
     _tail_bytes: int = 0
 
@@ -108,17 +117,40 @@ class Exchange:
         """Whether the end of the answer's body gives a reason for ending, under any of the names in use for one."""
         return _REASON.search(b"".join(self.tail)) is not None
 
+    def reads(self, wrapper: Any) -> None:
+        """A stream that came through a client of LiteLLM's own is read by its *wrapper*."""
+        self.unwatched = wrapper
+        under_way[id(self)] = self
+
     def close(self) -> None:
-        """Give the connection back or hang up. Safe to call twice."""
-        if self.response is not None and hasattr(self.response.stream, "close"):
-            with contextlib.suppress(Exception):
-                self.response.close()
+        """Give the connection back or hang up. Safe to call twice, and from a finalizer."""
+        if is_asking_another(self):
+            left.append(self)
+            return
+        token = current.set(self)
+        try:
+            if self.response is not None and hasattr(self.response.stream, "close"):
+                with contextlib.suppress(Exception):
+                    self.response.close()
+            if self.unwatched is not None:
+                # LiteLLM closes these in the async colour alone.
+                body = getattr(self.unwatched.completion_stream, "streaming_response", self.unwatched.completion_stream)
+                if isinstance(body, Generator):
+                    with contextlib.suppress(Exception):
+                        body.close()
+        finally:
+            current.reset(token)
+            under_way.pop(id(self), None)
 
     async def aclose(self) -> None:
         """Same as close(), for an async exchange. Goes on to its end when the task is cancelled (again)."""
         if self.response is not None and hasattr(self.response.stream, "aclose"):
             with contextlib.suppress(Exception):
                 await asyncio.shield(self.response.aclose())
+        if self.unwatched is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.shield(self.unwatched.aclose())
+        under_way.pop(id(self), None)
 
     def hang_up(self) -> None:
         """Break the connection, from any thread and without an event loop: for a stream that was simply dropped, and
@@ -130,3 +162,23 @@ class Exchange:
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+
+current: ContextVar[Exchange | None] = ContextVar("llmbridge_exchange", default=None)
+under_way: dict[int, Exchange] = {}
+left: deque[Any] = deque()
+
+
+def is_asking_another(exchange: Exchange) -> bool:
+    """Whether this thread may be inside the connection pool, for something else than *exchange*."""
+    return current.get() not in (None, exchange)
+
+
+def close_left() -> None:
+    """Close what a finalizer could not. Not to be called inside the connection pool."""
+    token = current.set(None)
+    try:
+        while left:
+            left.popleft().close()
+    finally:
+        current.reset(token)

@@ -141,12 +141,11 @@ class _Stream:
 def _abandon(call: Call, shared: Shared | None = None) -> None:
     if shared is not None and shared.leave(LEADER):
         return
-    # Not closed in earnest: the garbage collector may run inside the connection pool's lock, and closing would wait
-    # for it.
     if call.current is not None and not call.current.done and call.is_mine:
         call.record.abandoned = True
         call.current.leave()
-        call.current.exchange.hang_up()
+        call.current.exchange.hang_up()  # an async one knows no more in here
+        call.current.exchange.close()
 
 
 class CompletionStream(_Stream):

@@ -3,8 +3,7 @@
 Every attempt goes through an httpx client of ours, with two hooks. They hold what LiteLLM and the SDKs below it do
 not: one request an attempt (a second one, LiteLLM's or an SDK's own retry, is refused before it is sent), no redirect
 followed (it would carry key and prompt to another host), the status and headers as they were on the wire, and the
-response itself, so that leaving early or failing closes it. LiteLLM leaves a stream open whose parsing failed; if the
-garbage collector closes that inside the connection pool's lock, the thread hangs for ever.
+response itself, so that leaving early or failing closes it: LiteLLM leaves a stream open whose parsing failed.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import httpcore
 import httpx
 
-from llmbridge.exchange import Exchange, is_loopback
+from llmbridge.exchange import Exchange, close_left, current, is_asking_another, is_loopback, left, under_way
 
 
 class SecondRequest(Exception):
@@ -35,7 +33,6 @@ class LeavesMachine(Exception):
 
 
 LARGEST_BYTES = 256 * 2**20  # of an answer on the wire: an endless one would fill the memory until its deadline
-current: ContextVar[Exchange | None] = ContextVar("llmbridge_exchange", default=None)
 
 
 def _on_request(request: httpx.Request) -> None:
@@ -63,6 +60,7 @@ def _on_response(response: httpx.Response) -> None:
         return
     if exchange.streaming and isinstance(response.stream, httpx.SyncByteStream):
         response.stream = _Tee(response.stream, exchange)
+        under_way[id(exchange)] = exchange
     elif exchange.streaming and isinstance(response.stream, httpx.AsyncByteStream):
         response.stream = _AsyncTee(response.stream, exchange)
     exchange.response = response
@@ -146,12 +144,20 @@ class _Tee(httpx.SyncByteStream):
         self._exchange = exchange
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._stream:
+        self._pieces = iter(self._stream)  # kept, as the collector ends a generator that nobody has any more
+        for piece in self._pieces:
             self._exchange.keep(piece)
             yield piece
 
     def close(self) -> None:
-        self._stream.close()
+        if is_asking_another(self._exchange):  # the SDK closes what the collector finds
+            left.append(self)
+            return
+        token = current.set(self._exchange)
+        try:
+            self._stream.close()
+        finally:
+            current.reset(token)
 
 
 class _AsyncTee(httpx.AsyncByteStream):
@@ -195,6 +201,7 @@ _async_clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
 def client() -> httpx.Client:
     """The process's sync client."""
     global _client
+    close_left()
     with _lock:
         if _client is None or _client.is_closed:
             _client = new_client()
@@ -204,6 +211,7 @@ def client() -> httpx.Client:
 def async_client() -> httpx.AsyncClient:
     """The running event loop's client: a connection belongs to the loop that opened it."""
     loop = asyncio.get_running_loop()
+    close_left()
     with _lock:
         # Not a WeakKeyDictionary: through its connections a client keeps its own loop alive.
         for ended in [other for other in _async_clients if other.is_closed()]:
@@ -228,6 +236,7 @@ def _forget_all() -> None:
     global _lock
     _lock = threading.Lock()
     _async_clients.clear()
+    left.clear()  # they stay in `under_way`, so that nothing waits for the parent's lock
     forget_client()
 
 

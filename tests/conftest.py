@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import llmbridge
-from llmbridge import default, home, redaction, wire
+from llmbridge import default, exchange, home, redaction, wire
 from llmbridge.bridge import Bridge
 from llmbridge.completion import Completion
 from llmbridge.fallback import Fallback
@@ -118,6 +118,15 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("LLMBRIDGE_") and name not in ("LLMBRIDGE_HOME", "LLMBRIDGE_LONG"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(home, "config_directory", lambda: tmp_path / "user")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Every stream that a test began has been closed by its end."""
+    before = set(exchange.under_way)
+    yield
+    exchange.close_left()
+    assert set(exchange.under_way) <= before
 
 
 @pytest.fixture(autouse=True)

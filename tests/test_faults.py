@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import gc
+import sys
 import time
 from decimal import Decimal
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -504,6 +506,33 @@ def test_a_stream_that_is_dropped_unread_closes_its_connection(
     gc.collect()
 
     assert_left(sim, records)
+
+
+def test_the_collector_may_find_a_dropped_stream_inside_the_connection_pool(sim: Simulator, model: Model) -> None:
+    sim.script(LONG, Reply(pieces=["Tr", "out"]), Reply(pieces=["Tr", "out"]))
+    cycle: list[Any] = [llmbridge.stream(FISH, model=model)]
+    cycle.append(cycle)
+    next(cycle[0])
+    inside = 0
+
+    def collect(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal inside
+        if frame.f_code.co_name != "_assign_requests_to_connections" or inside == 10:  # which has the pool's lock
+            return None
+        inside += 1
+        gc.collect()
+        return collect
+
+    del cycle
+    sys.settrace(collect)
+    try:
+        answer = llmbridge.complete(FISH, model=model)
+    finally:
+        sys.settrace(None)
+
+    assert (answer.text, inside) == ("Trout", 10)
+    assert llmbridge.complete(FISH, model=model).text == "Trout"
+    assert sim.wait_for_disconnects(1)
 
 
 def test_an_async_stream_that_is_dropped_unread_closes_its_connection(

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+import llmbridge
 from llmbridge import Bridge, Cache, Fallback, Limit, Model, default, home
 from llmbridge.health import Health
 from llmbridge.provider import listing
+from llmbridge.record import CallRecord
 from tests.commands import run
 from tests.conftest import Run
-from tests.simulator import Fault, Simulator
+from tests.simulator import Fault, Reply, Simulator
 
 
 KEY = "qmX7ZtR2vLp9KwYb4HsN"
@@ -345,3 +347,12 @@ def test_litellms_own_client_is_watched_once() -> None:
         listing._watch(client)
 
     assert len(client.event_hooks["response"]) <= before + 1
+
+
+def test_a_call_is_seen_no_better_after_a_list_than_before(sim: Simulator, records: list[CallRecord]) -> None:
+    listing._watch(listing.litellm().module_level_client.client)
+    sim.script(Reply(vectors=[(0.1, 0.2)]))
+
+    llmbridge.embed("a trout", model=Model("ollama/nomic-embed-text", api_base=sim.url, api_key="sk-test-key"))
+
+    assert (len(sim.requests), records[0].attempts[0].host) == (1, None)

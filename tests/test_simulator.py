@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llmbridge.exchange import Exchange
 from tests.simulator import Fault, Reply, Simulator
 from tests.simulator.shapes import recorded, shape
 from tests.simulator.steps import Step
@@ -75,10 +76,18 @@ def ask(request: pytest.FixtureRequest, sim: Simulator) -> Any:
     def ask(model: str, **params: Any) -> Any:
         if not request.param:
             return litellm.completion(**question(sim, model, **params))
-        chunks = list(litellm.completion(**question(sim, model, streamed=True, **params)))
-        return litellm.stream_chunk_builder(chunks)
+        return litellm.stream_chunk_builder(read(litellm.completion(**question(sim, model, streamed=True, **params))))
 
     return ask
+
+
+def read(stream: Any) -> list[Any]:
+    """All chunks of LiteLLM's *stream*, which it leaves open at the end."""
+    exchange = Exchange(watched=False)
+    exchange.reads(stream)
+    chunks = list(stream)
+    exchange.close()
+    return chunks
 
 
 def question(sim: Simulator, model: str, streamed: bool = False, **params: Any) -> dict[str, Any]:
@@ -189,7 +198,7 @@ def test_logprobs_and_a_refusal_are_read_from_the_openai_format(sim: Simulator) 
 
 def test_pieces_are_the_chunks_of_a_stream(sim: Simulator) -> None:
     sim.script(Reply(pieces=("Rain", "bow ", "trout.")))
-    chunks = list(litellm.completion(**question(sim, OPENAI, streamed=True)))
+    chunks = read(litellm.completion(**question(sim, OPENAI, streamed=True)))
 
     assert [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content] == ["Rain", "bow ", "trout."]
 

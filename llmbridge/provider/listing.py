@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from llmbridge import wire
-from llmbridge.exchange import Exchange
+from llmbridge.exchange import Exchange, current
 from llmbridge.provider.clients import CREDENTIALS, KEYLESS, check_key, check_provider, openai_client
 from llmbridge.provider.loading import litellm
 from llmbridge.provider.translation import Translated, translate
@@ -32,13 +32,13 @@ def listed(request: Request, exchange: Exchange) -> list[str] | None:
 
     Costs nothing but a request or two. Raises errors of our tree.
     """
-    token = wire.current.set(exchange)
+    token = current.set(exchange)
     try:
         found = _listed(request, exchange)
     except Exception as exc:
         found = translate(exc, exchange, model=request.model)
     finally:
-        wire.current.reset(token)
+        current.reset(token)
     if isinstance(found, Translated):
         raise found
     return found
@@ -121,13 +121,13 @@ def _config(provider: str) -> Any:
 
 @functools.cache
 def _watch(client: httpx.Client) -> None:
-    """Have LiteLLM's own client report to the current exchange; to an application's requests it does nothing."""
+    """Have LiteLLM's own client report to the exchange of a list; to other requests it does nothing."""
     client.event_hooks["response"].append(_on_response)
 
 
 def _on_response(response: httpx.Response) -> None:
-    exchange = wire.current.get()
-    if exchange is None:
+    exchange = current.get()
+    if exchange is None or not exchange.watched:  # an application's request, or a call that we are said not to see
         return
     exchange.response, exchange.requests = response, 1  # several are one question: a list can have pages
     exchange.host, exchange.port = response.request.url.host, response.request.url.port

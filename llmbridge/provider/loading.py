@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from llmbridge.exchange import current
 from llmbridge.redaction import RedactingFilter
 
 
@@ -69,14 +70,12 @@ def _hush() -> None:
 def _is_not_ours(record: logging.LogRecord) -> bool:
     """Whether LiteLLM says *record* to somebody else. Its prices are asked in many places and its requests end in other
     threads: the stack knows of the ones, the context of the others."""
-    from llmbridge import wire
-
     here = inspect.currentframe()
     frame = None if here is None else here.f_back
     package = __name__.removesuffix("loading")
     while frame is not None and not str(frame.f_globals.get("__name__")).startswith(package):
         frame = frame.f_back
-    return frame is None and wire.current.get() is None
+    return frame is None and current.get() is None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from llmbridge import wire
+from llmbridge.exchange import current
 
 
 PROVIDER = "mock"
@@ -118,7 +118,7 @@ def _asked() -> Any:
 
 
 def _mock(asked: Mapping[str, Any]) -> Mock:
-    exchange = wire.current.get()
+    exchange = current.get()
     if exchange is not None:  # as if it went over the wire: status and headers decide what an error means
         exchange.watched, exchange.requests = True, 1
     options = asked["optional_params"].get(PROVIDER) or {}
@@ -134,7 +134,7 @@ def _mock(asked: Mapping[str, Any]) -> Mock:
 
 def _left_s(mock: Mock) -> tuple[float, bool]:
     """How long to wait, and whether that is all."""
-    exchange = wire.current.get()
+    exchange = current.get()
     left_s = exchange.left_s() if exchange is not None else None
     return (mock.latency_s, True) if left_s is None or mock.latency_s <= left_s else (left_s, False)
 
@@ -159,7 +159,7 @@ def _answered(asked: Mapping[str, Any], mock: Mock) -> None:
     """Note status and headers. Raises MockFailed if it is this question's turn to fail."""
     fails = _fails(asked["model"], mock)
     wait_s = {} if mock.retry_after_s is None or not fails else {"retry-after": f"{mock.retry_after_s:g}"}
-    exchange = wire.current.get()
+    exchange = current.get()
     if exchange is not None:
         exchange.host = PROVIDER
         exchange.response = httpx.Response(mock.status if fails else 200, headers=wait_s)

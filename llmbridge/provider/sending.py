@@ -14,7 +14,7 @@ import httpx
 
 from llmbridge import wire
 from llmbridge.completion import Completion, Embedding
-from llmbridge.exchange import Exchange, Guards
+from llmbridge.exchange import Exchange, Guards, current
 from llmbridge.provider.clients import REFUSED, is_sdk, route
 from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
@@ -61,7 +61,7 @@ async def aembed(request: Request, exchange: Exchange) -> Embedding:
 
 def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = False) -> Any:
     """LiteLLM's answer, or the error: returned, so that it is raised where no `except` is under way."""
-    token = wire.current.set(exchange)
+    token = current.set(exchange)
     try:
         return getattr(litellm(), verb)(**_arguments(request, exchange, wire.client(), stream))
     except Exception as exc:
@@ -70,18 +70,18 @@ def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = Fal
         wire.forget_client()
         raise
     finally:
-        wire.current.reset(token)
+        current.reset(token)
 
 
 async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: bool = False) -> Any:
-    token = wire.current.set(exchange)
+    token = current.set(exchange)
     try:
         async with asyncio.timeout(exchange.left_s()):
             return await getattr(litellm(), verb)(**_arguments(request, exchange, wire.async_client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     finally:
-        wire.current.reset(token)
+        current.reset(token)
 
 
 def _error(exc: Exception, request: Request, exchange: Exchange) -> Translated:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmbridge import wire
 from llmbridge.completion import Chunk, Usage
-from llmbridge.exchange import Exchange, Guards
+from llmbridge.exchange import Exchange, Guards, current
 from llmbridge.provider.reading import chunk_from, is_complete, response_model_of, usage_from
 from llmbridge.provider.translation import Translated, translate
 from llmbridge.request import Request
@@ -40,13 +40,15 @@ class Source:
     def attach(self, wrapper: Any) -> Source:
         """Read from LiteLLM's *wrapper*."""
         self._wrapper = wrapper
+        if not self._exchange.watched:
+            self._exchange.reads(wrapper)
         return self
 
     def __iter__(self) -> Source:
         return self
 
     def __next__(self) -> Chunk:
-        token = wire.current.set(self._exchange)
+        token = current.set(self._exchange)
         try:
             return self._read(next(self._wrapper))
         except StopIteration:
@@ -57,7 +59,7 @@ class Source:
             wire.forget_client()
             raise
         finally:
-            wire.current.reset(token)
+            current.reset(token)
         if error is None:
             raise StopIteration
         raise error
@@ -66,7 +68,7 @@ class Source:
         return self
 
     async def __anext__(self) -> Chunk:
-        token = wire.current.set(self._exchange)
+        token = current.set(self._exchange)
         try:
             return self._read(await anext(self._wrapper))
         except StopAsyncIteration:
@@ -74,7 +76,7 @@ class Source:
         except Exception as exc:
             error = self._translated(exc)
         finally:
-            wire.current.reset(token)
+            current.reset(token)
         if error is None:
             raise StopAsyncIteration
         raise error
