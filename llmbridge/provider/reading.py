@@ -139,22 +139,28 @@ def chunk_from(chunk: Any) -> Chunk:
     """LiteLLM's ModelResponseStream as a Chunk."""
     if not chunk.choices:
         return Chunk()
-    choice = chunk.choices[0]
-    delta = choice.delta
-    read = Chunk(text=delta.content or "", finish_reason=choice.finish_reason, index=choice.index or 0)
-    if delta.tool_calls:
-        read.tool_calls = tuple(_tool_call_delta(call) for call in delta.tool_calls)
-    if reasoning := getattr(delta, "reasoning_content", None):
+    choice = fields_of(chunk.choices[0])
+    delta = fields_of(choice["delta"])
+    read = Chunk(delta.get("content") or "", finish_reason=choice.get("finish_reason"), index=choice.get("index") or 0)
+    if calls := delta.get("tool_calls"):
+        read.tool_calls = tuple(_tool_call_delta(call) for call in calls)
+    if reasoning := delta.get("reasoning_content"):
         read.reasoning = reasoning
-    if refusal := getattr(delta, "refusal", None):
+    if refusal := delta.get("refusal"):
         read.refusal = refusal
-    if function_call := getattr(delta, "function_call", None):
+    if function_call := delta.get("function_call"):
         read.function_call = ToolCallDelta(0, None, function_call.name, function_call.arguments or "")
-    if logprobs := getattr(choice, "logprobs", None):
+    if logprobs := choice.get("logprobs"):
         read.logprobs = _plain(logprobs)
-    if len(delta.__dict__) + len(delta.__pydantic_extra__ or ()) > len(_NAMED):
-        read.extra = _others(delta) or None
+    if len(delta) > len(_NAMED):
+        read.extra = _others(choice["delta"]) or None
     return read
+
+
+def fields_of(said: Any) -> dict[str, Any]:
+    """What one of LiteLLM's objects holds. To ask it for an attribute that pydantic keeps with the extra ones takes 2
+    microseconds, for one that it has not 4."""
+    return said.__dict__ | (said.model_extra or {})  # type: ignore[no-any-return]
 
 
 def _tool_call_delta(call: Any) -> ToolCallDelta:

@@ -8,7 +8,7 @@ from typing import Any
 from llmbridge import wire
 from llmbridge.completion import Chunk, Usage
 from llmbridge.exchange import Exchange, Guards, current
-from llmbridge.provider.reading import chunk_from, is_complete, response_model_of, usage_from
+from llmbridge.provider.reading import chunk_from, fields_of, is_complete, response_model_of, usage_from
 from llmbridge.provider.translation import Translated, translate
 from llmbridge.request import Request
 
@@ -85,7 +85,7 @@ class Source:
         chunk = chunk_from(said)
         if chunk.finish_reason and not is_complete(self._wrapper, self._exchange):
             raise BrokenOff("the stream ended before the provider said that the answer is complete")
-        self._usage = getattr(said, "usage", None) or self._usage
+        self._usage = fields_of(said).get("usage") or self._usage
         if self._response_model is None:
             self._response_model = response_model_of(said)
         if self._seen or chunk.has_content:
