@@ -16,6 +16,7 @@ from typing import Any
 import litellm.exceptions
 import pytest
 
+import llmbridge
 from llmbridge import LLMBridgeError, Params, provider
 from llmbridge.provider.translation import BY_CLASS
 from tests.conftest import Ask, Run
@@ -233,6 +234,37 @@ def test_the_callback_would_hear_of_the_applications_own_calls(sim: Simulator, l
     litellm.completion(**asked(sim, "openai"))
 
     assert "pre" in listener.heard
+
+
+class AtOnce:
+    """Stands where LiteLLM has threads for its logging, and notes what they are given."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def submit(self, work: Any, *_: Any, **__: Any) -> None:
+        self.given.append(work.__name__)
+
+
+def test_each_chunk_of_the_applications_own_streams_is_logged_and_none_of_ours(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim.script(Reply(pieces=["Trout."]), reply := Reply(pieces=["Tr", "out"] * 10), reply)
+    threads = AtOnce()
+    monkeypatch.setattr(litellm.litellm_core_utils.streaming_handler, "executor", threads)
+
+    given = []
+    for question in (FISH, "Name fish."):
+        threads.given.clear()
+        with llmbridge.stream(question, **ours(sim, "openai")) as chunks:
+            shown = len(list(chunks))
+        given.append(list(threads.given))
+    threads.given.clear()
+    shown_there = len(list(litellm.completion(stream=True, **asked(sim, "openai"))))
+
+    assert shown > 20
+    assert given[0] == given[1]  # of the end
+    assert len(threads.given) >= shown_there
 
 
 class Cache:

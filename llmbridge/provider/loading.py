@@ -33,9 +33,10 @@ def litellm() -> ModuleType:
 
     Some of its settings are global. Tokenizer downloads from a model hub are switched off (without a network they
     block a call for up to two minutes), so are its hints on stdout, and its habit of breaking off a stream that says
-    one word a hundred times; the bundled price table and beta headers are used, unless the application has imported
-    LiteLLM before. The environment and the application's logging afterwards are as they were; what LiteLLM says during
-    our calls goes to the application's handlers, and not to stdout and stderr through the one that it brings along.
+    one word a hundred times; and for our streams alone, the logging of each chunk. The bundled price table and beta
+    headers are used, unless the application has imported LiteLLM before. The environment and the application's logging
+    afterwards are as they were; what LiteLLM says during our calls goes to the application's handlers, and not to
+    stdout and stderr through the one that it brings along.
     """
     with _lock, _environment(_QUIET), _levels():
         import litellm
@@ -44,6 +45,8 @@ def litellm() -> ModuleType:
         anthropic_beta_headers_manager.get_unsupported_headers("anthropic")  # reads the bundled table, once
         litellm.disable_hf_tokenizer_download = True
         litellm.suppress_debug_info = True
+        if litellm.disable_streaming_logging is False:
+            litellm.disable_streaming_logging = _OfOurs()  # type: ignore[assignment]
         _hush()
         if "REPEATED_STREAMING_CHUNK_LIMIT" not in os.environ:
             litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # type: ignore[attr-defined]
@@ -51,6 +54,15 @@ def litellm() -> ModuleType:
 
         mocks.register(litellm)
     return litellm
+
+
+class _OfOurs:
+    """True while one of our exchanges is read. LiteLLM hands each chunk of a blocking stream to a thread that makes an
+    event loop for it, half of a chunk's time, only to find that `no-log` was asked for. Its switch against that is
+    global, and the application's own streams may be logged."""
+
+    def __bool__(self) -> bool:
+        return current.get() is not None
 
 
 def loaded() -> ModuleType | None:
