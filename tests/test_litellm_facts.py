@@ -267,6 +267,54 @@ def test_each_chunk_of_the_applications_own_streams_is_logged_and_none_of_ours(
     assert len(threads.given) >= shown_there
 
 
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each answer that LiteLLM's logging prices, of whoever's calls."""
+    found: list[str] = []
+    logging = litellm.litellm_core_utils.litellm_logging.Logging
+    monkeypatch.setattr(logging, "response_cost_calculator", lambda *_, **__: found.append("priced"))
+    return found
+
+
+def test_litellm_prices_no_answer_of_ours(ask: Ask, sim: Simulator, priced: list[str]) -> None:
+    answer = ask(FISH, **ours(sim, "openai"))
+    by_us = len(priced)
+    litellm.completion(**asked(sim, "openai"))
+
+    assert answer.cost_usd > 0
+    assert (by_us, len(priced) > 0) == (0, True)
+
+
+def test_a_rule_of_the_applications_holds_for_our_calls_too(
+    ask: Ask, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litellm, "pre_call_rules", [lambda text: FISH not in text])
+
+    with pytest.raises(LLMBridgeError):
+        ask(FISH, **ours(sim, "openai"))
+    ask("Name a bird.", **ours(sim, "openai"))
+
+    assert len(sim.requests) == 1
+
+
+def test_geminis_signature_in_the_name_of_a_tool_call_reaches_no_other_provider(ask: Ask, sim: Simulator) -> None:
+    call = {
+        "id": "call_7__thought__c2lnbmF0dXJl",
+        "type": "function",
+        "function": {"name": "weather", "arguments": "{}"},
+    }
+    talk = [
+        {"role": "user", "content": FISH},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "rain"},
+    ]
+
+    ask(talk, **ours(sim, "openai"))
+
+    sent = json.dumps(sim.requests[0].body)
+    assert ("call_7" in sent, "__thought__" in sent) == (True, False)
+
+
 class Cache:
     """Stands where the application's cache is, and notes who touches it."""
 

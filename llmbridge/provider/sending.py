@@ -1,7 +1,8 @@
 """The six ways to ask LiteLLM once. They take a Request and an Exchange, and raise nothing but errors of our tree.
 
 What is switched off on every call, so that an application's own use of LiteLLM stays as it set it: retries (LiteLLM's
-and the SDK's), caches, callbacks (`no-log`), and the MCP gateway (which wants a package that a plain install lacks).
+and the SDK's), caches, logging and callbacks (unlogged.py, `no-log`), and the MCP gateway (which wants a package that a
+plain install lacks).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
 from llmbridge.provider.translation import Translated, translate
+from llmbridge.provider.unlogged import logging_object
 from llmbridge.request import Hidden, Request, copied
 
 
@@ -63,7 +65,7 @@ def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = Fal
     """LiteLLM's answer, or the error: returned, so that it is raised where no `except` is under way."""
     token = current.set(exchange)
     try:
-        return getattr(litellm(), verb)(**_arguments(request, exchange, wire.client(), stream))
+        return getattr(litellm(), verb)(**_arguments(verb, request, exchange, wire.client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     except KeyboardInterrupt:
@@ -77,7 +79,7 @@ async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: boo
     token = current.set(exchange)
     try:
         async with asyncio.timeout(exchange.left_s()):
-            return await getattr(litellm(), verb)(**_arguments(request, exchange, wire.async_client(), stream))
+            return await getattr(litellm(), verb)(**_arguments(verb, request, exchange, wire.async_client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     finally:
@@ -105,7 +107,9 @@ def _read(read: Callable[[Any, str], Any], answer: Any, request: Request, exchan
     raise error
 
 
-def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.AsyncClient, stream: bool) -> Hidden:
+def _arguments(
+    verb: str, request: Request, exchange: Exchange, http: httpx.Client | httpx.AsyncClient, stream: bool
+) -> Hidden:
     """What LiteLLM's function is called with. Containers are copied: LiteLLM changes what it is given."""
     asked = {**request.params, **request.params.get("provider_params", {})}
     asked.pop("provider_params", None)
@@ -141,4 +145,6 @@ def _arguments(request: Request, exchange: Exchange, http: httpx.Client | httpx.
     for provider, name in REFUSED:
         if provider == exchange.provider:
             arguments.pop(name, None)
+    if (logging := logging_object(verb, arguments)) is not None:
+        arguments["litellm_logging_obj"] = logging
     return arguments
