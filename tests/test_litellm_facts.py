@@ -487,3 +487,30 @@ def test_every_openai_parameter_that_litellm_knows_is_a_parameter_here() -> None
     aliases = {"base_url", "default_headers", "max_retries", "request_timeout", "stream"}
 
     assert set(OPENAI_CHAT_COMPLETION_PARAMS) - ours == aliases
+
+
+# Prices
+
+NO_PARTS = {"cached_tokens": 0, "cache_write_tokens": 0, "audio_tokens": 0, "image_tokens": 0}
+
+
+def test_a_count_of_zero_is_to_litellms_prices_as_one_that_is_not_there() -> None:
+    """For which provider.pricing leaves them out."""
+
+    def price(provider: str, model: str, **counts: Any) -> object:
+        usage = litellm.Usage(prompt_tokens=1234, completion_tokens=567, total_tokens=1801, **counts)
+        try:
+            return litellm.cost_per_token(model=model, custom_llm_provider=provider, usage_object=usage)
+        except Exception as error:
+            return type(error)
+
+    for model, fields in list(litellm.model_cost.items())[::5]:
+        where = (str(fields.get("litellm_provider")), model)
+        zeros = price(
+            *where,
+            prompt_tokens_details=NO_PARTS,
+            completion_tokens_details={"reasoning_tokens": 0, "audio_tokens": 0},
+            cache_read_input_tokens=0,
+            cache_creation_input_tokens=0,
+        )
+        assert zeros == price(*where), model

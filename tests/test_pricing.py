@@ -173,6 +173,8 @@ CASES: list[tuple[str, Usage, str | None, Bill]] = [
         None,
         [(100, "0.4", IN), (30, "1.2", OUT), (60, "4", THOUGHT)],
     ),
+    # where a count is said twice, LiteLLM takes the one on top, also if it is 0
+    ("openai/gpt-4o-mini", used(9, 0, {"cached_tokens": 4}, cache_read_input_tokens=0), None, [(9, "0.15", IN)]),
     # a text count that leaves something out does not lower the bill
     (
         "gemini/gemini-2.5-pro",

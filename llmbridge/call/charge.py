@@ -34,11 +34,11 @@ def answered(record: AttemptRecord, request: Request, worst: WorstCase, answer: 
     usage = answer.usage
     if usage is not None:
         _write_counts(record, usage)
-    counts = None if usage is None or usage.estimated else provider.checked_counts(usage)
+    counts = provider.checked_counts(usage)
     tier = answer.service_tier if isinstance(answer, Completion) else None
-    cost = provider.cost(request, usage, service_tier=tier)
+    cost = provider.cost(request, usage, counts=counts, service_tier=tier)
     record.price_source = cost.source if cost is not None else None
-    if counts is not None:
+    if usage is not None and counts is not None and not usage.estimated:
         amount = None if cost is None else nanousd(cost.usd)
         return _charge(record, amount, counts.input + counts.output, certain=cost is not None)
     bound = _bound(request, worst, answer)

@@ -20,7 +20,7 @@ from llmbridge.provider.rates import (
     search_usd,
     version,
 )
-from llmbridge.provider.sizes import Size, count, measure
+from llmbridge.provider.sizes import Size, count, measure, predicted
 from llmbridge.request import Request
 
 
@@ -173,14 +173,13 @@ def affordable(request: Request, worst: WorstCase, *, nanousd: int | None = None
     """
     if worst.input_tokens is None:
         return 0
-    size = measure(request)
-    wanted, spent = choices(request), size.prediction
+    wanted, spent = choices(request), predicted(request)
     most = NO_END if worst.output_tokens is None else (worst.output_tokens - spent) // wanted
     limits = [most]
     if tokens is not None:
         limits.append((tokens - worst.input_tokens - spent) // wanted)
     if nanousd is not None:
-        rates = _rates(request, entry_of(request), worst.input_tokens, size)
+        rates = _rates(request, entry_of(request), worst.input_tokens, measure(request))
         if rates is None:
             return 0
         left = nanousd * QUANTA_A_NANOUSD - rates.request - worst.input_tokens * rates.input - spent * rates.output

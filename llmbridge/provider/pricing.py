@@ -56,14 +56,16 @@ class Cost:
     source: str
 
 
-def cost(request: Request, usage: Usage | None, *, service_tier: str | None = None) -> Cost | None:
+def cost(
+    request: Request, usage: Usage | None, *, counts: Counts | None = None, service_tier: str | None = None
+) -> Cost | None:
     """What *usage* of the request's model cost; None if anything is unknown.
 
-    `service_tier` is the one that the answer names. What an answer claims to have cost is not believed, but for
-    OpenRouter's: LiteLLM believes a stream's `usage.cost` to the letter, whoever sends it. Nor is a model without a
-    price free, for which LiteLLM answers 0.0.
+    `counts` are its checked_counts(), if somebody has them. `service_tier` is the one that the answer names. What an
+    answer claims to have cost is not believed, but for OpenRouter's: LiteLLM believes a stream's `usage.cost` to the
+    letter, whoever sends it. Nor is a model without a price free, for which LiteLLM answers 0.0.
     """
-    counts = checked_counts(usage)
+    counts = counts or checked_counts(usage)
     if usage is None or counts is None:
         return None
     if request.input_usd_per_mtok is not None and request.output_usd_per_mtok is not None:
@@ -139,8 +141,10 @@ def _token_costs(request: Request, entry: Entry, counts: dict[str, Any], tier: s
 
 
 def _reported_usd(request: Request, usage: Usage) -> Decimal | None:
+    if request.provider not in REPORTING:
+        return None
     claim = getattr(usage, "cost", None)
-    if request.provider not in REPORTING or isinstance(claim, bool) or not isinstance(claim, (int, float)):
+    if isinstance(claim, bool) or not isinstance(claim, (int, float)):
         return None
     # With the user's own key at the provider behind it, the cost is OpenRouter's fee alone.
     if getattr(usage, "is_byok", False) or not math.isfinite(claim) or not 0 <= claim < _MILLION:
@@ -187,7 +191,6 @@ def checked_counts(usage: Usage | None) -> Counts | None:
     prompt, completion = totals.get("prompt_tokens", 0), totals.get("completion_tokens", 0)
     if not prompt and not completion:
         return None
-    fields: dict[str, Any] = {**totals, "total_tokens": prompt + completion}
     if written:
         # LiteLLM bills the split alone: what it leaves out was written too.
         total = inputs.get("cache_write_tokens") or inputs.get("cache_creation_tokens") or 0
@@ -198,8 +201,14 @@ def checked_counts(usage: Usage | None) -> Counts | None:
     if inputs.get("image_count"):  # or LiteLLM takes it that there was no text
         parts = sum(inputs.get(name, 0) for name in (*INPUT_PARTS, "video_tokens"))
         inputs["text_tokens"] = max(prompt - parts, 0)
-    fields |= {"prompt_tokens_details": inputs} if inputs else {}
-    fields |= {"completion_tokens_details": outputs} if outputs else {}
+    # Without parts LiteLLM needs half the time, so zeros are left out; but beside other parts, for there they count: a
+    # `cache_read_input_tokens` of 0 goes before `cached_tokens`.
+    if any(inputs.values()):
+        fields: dict[str, Any] = {**totals, "prompt_tokens_details": inputs}
+    else:
+        fields = {name: count for name, count in totals.items() if count}
+    fields["total_tokens"] = prompt + completion
+    fields |= {"completion_tokens_details": outputs} if any(outputs.values()) else {}
     fields |= {name: said[name] for name in ("inference_geo", "speed") if isinstance(said.get(name), str)}
     return Counts(max(prompt, _spent(inputs)), max(completion, sum(outputs.values())), queries, fields)
 

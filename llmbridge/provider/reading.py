@@ -49,20 +49,21 @@ def embedding_from(answer: Any, model: str) -> Embedding:
 
 
 def _choice(choice: Any) -> Choice:
-    said = choice.message
-    calls = [_tool_call(call) for call in said.tool_calls or []]
+    said = _plain(choice.message)  # which is quicker than to look at LiteLLM's object for what it lacks
+    content = said.get("content")
+    calls = [_tool_call(call) for call in said.get("tool_calls") or []]
     message = Message(
-        content=said.content,
+        content=content,
         refusal=_refusal(said),
-        reasoning_content=getattr(said, "reasoning_content", None),
+        reasoning_content=said.get("reasoning_content"),
         tool_calls=calls or None,
-        function_call=_function(getattr(said, "function_call", None)),
+        function_call=_function(said.get("function_call")),
         **_others(said),
     )
     logprobs = getattr(choice, "logprobs", None)
     # LiteLLM says "stop" where it does not look at the provider's word (Cohere). Beside a text the calls may be those
     # of tools that the provider has run itself: nothing waits for them.
-    waits = calls and not said.content and choice.finish_reason == "stop"
+    waits = calls and not content and choice.finish_reason == "stop"
     ended = "tool_calls" if waits else choice.finish_reason
     return Choice(
         index=choice.index or 0,
@@ -90,13 +91,13 @@ def _function(call: Any) -> Function | None:
     return Function(name=fields.get("name") or "", arguments=fields.get("arguments") or "")
 
 
-def _refusal(said: Any) -> str | None:
-    refusal = getattr(said, "refusal", None) or (getattr(said, "provider_specific_fields", None) or {}).get("refusal")
+def _refusal(said: dict[str, Any]) -> str | None:
+    refusal = said.get("refusal") or (said.get("provider_specific_fields") or {}).get("refusal")
     return refusal if isinstance(refusal, str) else None
 
 
-def _others(said: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = _plain(said)
+def _others(said: dict[str, Any]) -> dict[str, Any]:
+    fields = dict(said)
     special = fields.pop("provider_specific_fields", None) or {}
     # what stands there too, under a name of its own, is said once
     fields["provider_specific_fields"] = {
@@ -153,7 +154,7 @@ def chunk_from(chunk: Any) -> Chunk:
     if logprobs := choice.get("logprobs"):
         read.logprobs = _plain(logprobs)
     if len(delta) > len(_NAMED):
-        read.extra = _others(choice["delta"]) or None
+        read.extra = _others(_plain(choice["delta"])) or None
     return read
 
 

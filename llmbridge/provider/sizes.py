@@ -84,24 +84,27 @@ def measure(request: Request) -> Size:
     text = _dumped(content)
     other = REQUEST_TOKENS + MESSAGE_TOKENS * len(content) + media.tokens
     tokens = _bytes(text)
-    prediction = 0
     if asked or schema:
         factor = 1
         if schema or any(name in SCHEMAS for asked_for in asked_in(request) for name in asked_for):
             factor = REF_FACTOR if '"$ref"' in asked or '"$ref"' in schema else SCHEMA_FACTOR
             other += TOOL_PROMPT_TOKENS
         tokens += factor * (_bytes(asked) + _bytes(schema))
-        prediction = sum(_bytes(_dumped(each["prediction"])) for each in asked_in(request) if each.get("prediction"))
     return Size(
         texts=(text, asked, schema),
         text_tokens=tokens,
         other_tokens=other,
-        prediction=prediction,
+        prediction=predicted(request),
         media=media.found,
         unknown=media.unknown or _elsewhere(request),
         hour='"1h"' in text or '"1h"' in asked,
         fast='"fast"' in asked,
     )
+
+
+def predicted(request: Request) -> int:
+    """How many tokens of `prediction` there are at most."""
+    return sum(_bytes(_dumped(each["prediction"])) for each in asked_in(request) if each.get("prediction"))
 
 
 def count(request: Request, size: Size) -> Size:
