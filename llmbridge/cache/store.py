@@ -23,7 +23,7 @@ from llmbridge.cache.entry import Foreign, Unusable
 from llmbridge.home import NETWORK, file_system
 
 
-FORK_S = 1.0  # how long a fork waits for other threads
+FORK_S = 5.0  # how long a fork waits for other threads; a child that was not waited for keeps nothing
 Tally = Mapping[str, int]
 _NOTHING: Tally = {}
 CULL_EVERY, CULL = 20, 200  # one write in so many looks for what can go, and removes so many at most
