@@ -96,9 +96,12 @@ class Exchange:
         """False if surely nothing was sent."""
         return self.requests > 0 or not self.watched
 
-    def left_s(self, limit_s: float | None = None) -> float | None:
-        """How long to wait for the next thing: *limit_s* or less, never below a millisecond; None without any bound."""
-        ends = [at - time.monotonic() for at in (self.deadline, self.guard_at) if at is not None]
+    def left_s(self, limit_s: float | None = None, *, guarded: bool = True) -> float | None:
+        """How long to wait for the next thing: *limit_s* or less, never below a millisecond; None without any bound.
+
+        Not *guarded*: for any later thing, for which the guard will have moved on.
+        """
+        ends = [at - time.monotonic() for at in (self.deadline, self.guard_at if guarded else None) if at is not None]
         limits = [limit for limit in (limit_s, self.timeout_s) if limit is not None]
         return max(min([*ends, *limits]), 0.001) if ends or limits else None
 

@@ -51,7 +51,8 @@ def _on_request(request: httpx.Request) -> None:
         request.headers["accept-encoding"] = "identity"  # or the tail of the answer could not be read
     # Not every provider's code in LiteLLM hands the timeout on.
     timeout = request.extensions["timeout"]
-    timeout.update({phase: exchange.left_s(limit_s) for phase, limit_s in timeout.items()})
+    # That for reading holds for each piece of a stream, so that `_bounded` lets the guard in.
+    timeout.update({phase: exchange.left_s(limit_s, guarded=phase != "read") for phase, limit_s in timeout.items()})
 
 
 def _on_response(response: httpx.Response) -> None:

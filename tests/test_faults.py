@@ -338,6 +338,15 @@ def test_first_chunk_s_does_not_bound_what_comes_after(verb: str, run: Run, sim:
 
 
 @pytest.mark.parametrize("verb", ["stream", "astream"])
+def test_a_later_chunk_may_take_longer_than_the_first(verb: str, run: Run, sim: Simulator) -> None:
+    sim.script(Reply(pieces=["a", "b"], gap_s=1.3))  # Gemini's first event has content
+
+    text, error = read(verb, run, opened(verb, run, FISH, model=at(sim, "gemini"), first_chunk_s=1))
+
+    assert (text, error) == ("ab", None)
+
+
+@pytest.mark.parametrize("verb", ["stream", "astream"])
 def test_chunk_gap_s_bounds_the_wait_between_chunks(
     verb: str, run: Run, sim: Simulator, model: Model, records: list[CallRecord]
 ) -> None:

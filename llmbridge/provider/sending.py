@@ -128,7 +128,7 @@ def _arguments(
         {
             "model": request.model,
             "input" if request.verb == "embeddings" else "messages": copied(request.content),
-            "timeout": exchange.left_s(600.0),
+            "timeout": exchange.left_s(600.0, guarded=False),
             "client": client,
             "num_retries": 0,
             "caching": False,
