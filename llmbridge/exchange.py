@@ -174,14 +174,18 @@ left: deque[Any] = deque()
 
 def is_asking_another(exchange: Exchange) -> bool:
     """Whether this thread may be inside the connection pool, for something else than *exchange*."""
-    return current.get() not in (None, exchange)
+    other = current.get()
+    return other is not None and other is not exchange
 
 
 def close_left() -> None:
     """Close what a finalizer could not. Not to be called inside the connection pool."""
+    if not left:
+        return
     token = current.set(None)
     try:
-        while left:
-            left.popleft().close()
+        with contextlib.suppress(IndexError):  # another thread had the last one
+            while True:
+                left.popleft().close()
     finally:
         current.reset(token)
