@@ -27,7 +27,7 @@ TRIALS = 2000 if LONG else 200
 SEED = 20261121
 LEASE_S = 3600.0
 PRICE = 1_000_000  # nanodollars: a thousandth of a dollar, of which a fifth is spent
-CAPS = ("$0.05", "200 requests", "$500/day")
+CAPS = ("$0.05", "200 requests", "$500/48h")  # no window ends while a lease does, at whatever hour this runs
 
 # Where a worker is killed: in one of these functions, once in so many lines on average; "outside" by another process.
 PLACES: dict[str, tuple[set[str], int]] = {
