@@ -9,17 +9,17 @@ response itself, so that leaving early or failing closes it: LiteLLM leaves a st
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpcore
 import httpx
 
 from llmbridge.exchange import Exchange, close_left, current, is_asking_another, is_loopback, left, under_way
+from llmbridge.pools import POOLS, Pools
 
 
 class SecondRequest(Exception):
@@ -179,59 +179,6 @@ class _AsyncTee(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-# httpcore's pool goes through all its connections at the beginning and at the end of each request, and for each idle
-# one through all of them again: with 64 open, half of a call's time. Several small pools look through a few each.
-POOLS = 32
-
-
-class _Pools(httpx.AsyncBaseTransport):
-    """Several pools of connections. A request goes to the one with the fewest under way; of those to the first, whose
-    connections are the likeliest to be open."""
-
-    def __init__(self, limits: httpx.Limits) -> None:
-        context = httpx.create_ssl_context()
-        self._pools = [httpx.AsyncHTTPTransport(verify=context, limits=limits) for _ in range(POOLS)]
-        self._under_way = [0] * POOLS
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        number = min(range(POOLS), key=self._under_way.__getitem__)
-        self._under_way[number] += 1
-        try:
-            response = await self._pools[number].handle_async_request(request)
-        except BaseException:
-            self._end(number)
-            raise
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Pooled(response.stream, functools.partial(self._end, number))
-        return response
-
-    def _end(self, number: int) -> None:
-        self._under_way[number] -= 1
-
-    async def aclose(self) -> None:
-        for pool in self._pools:
-            await pool.aclose()
-
-
-class _Pooled(httpx.AsyncByteStream):
-    """A body whose end is told to its pool, once."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, end: Callable[[], None]) -> None:
-        self._stream = stream
-        self._end: Callable[[], None] | None = end
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return aiter(self._stream)
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()  # first: the next request is to find the connection idle
-        finally:
-            end, self._end = self._end, None
-            if end is not None:
-                end()
-
-
 def _settings(pools: int) -> dict[str, Any]:
     limits = httpx.Limits(max_connections=1000 // pools, max_keepalive_connections=256 // pools, keepalive_expiry=30)
     return {"follow_redirects": False, "timeout": httpx.Timeout(600, connect=10), "limits": limits}
@@ -248,7 +195,7 @@ def new_async_client() -> httpx.AsyncClient:
     if urllib.request.getproxies():  # httpx reads them for itself, unless it is given a transport
         return httpx.AsyncClient(event_hooks=hooks, **_settings(1))
     settings = _settings(POOLS)
-    return httpx.AsyncClient(event_hooks=hooks, transport=_Pools(settings.pop("limits")), **settings)
+    return httpx.AsyncClient(event_hooks=hooks, transport=Pools(settings.pop("limits")), **settings)
 
 
 _lock = threading.Lock()

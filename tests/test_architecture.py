@@ -18,7 +18,7 @@ PACKAGE = Path(llmbridge.__file__).parent
 ROWS = [
     {"errors", "money"},
     {"waiting", "redaction", "record", "params", "home", "semconv"},
-    {"completion", "request", "exchange", "events"},
+    {"completion", "request", "exchange", "events", "pools"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
     {"metrics", "everywhere", "names", "catalog", "truncation", "report"},
@@ -31,7 +31,7 @@ ROWS = [
 OWNERS = {
     "litellm": {"provider"},
     "openai": {"provider"},
-    "httpx": {"provider", "wire", "exchange", "cassette"},
+    "httpx": {"provider", "wire", "pools", "exchange", "cassette"},
     "httpcore": {"wire"},
     "opentelemetry": {"tracing", "metrics"},
     "pydantic": {"completion", "bridge", "request", "config"},
