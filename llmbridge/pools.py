@@ -13,15 +13,16 @@ import httpx
 
 
 POOLS = 32
+LIMITS = httpx.Limits(max_connections=1000 // POOLS, max_keepalive_connections=256 // POOLS, keepalive_expiry=30)
 
 
 class Pools(httpx.AsyncBaseTransport):
     """Several pools of connections. A request goes to the one with the fewest under way; of those to the first, whose
     connections are the likeliest to be open."""
 
-    def __init__(self, limits: httpx.Limits) -> None:
+    def __init__(self) -> None:
         context = httpx.create_ssl_context()
-        self._pools = [httpx.AsyncHTTPTransport(verify=context, limits=limits) for _ in range(POOLS)]
+        self._pools = [httpx.AsyncHTTPTransport(verify=context, limits=LIMITS) for _ in range(POOLS)]
         self._under_way = [0] * POOLS
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

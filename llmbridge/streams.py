@@ -144,7 +144,7 @@ def _abandon(call: Call, shared: Shared | None = None) -> None:
     if call.current is not None and not call.current.done and call.is_mine:
         call.record.abandoned = True
         call.current.leave()
-        call.current.exchange.hang_up()  # an async one knows no more in here
+        call.current.exchange.hang_up()  # all that can be done here to an async one
         call.current.exchange.close()
 
 

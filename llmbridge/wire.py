@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from llmbridge.exchange import Exchange, close_left, current, is_asking_another, is_loopback, left, under_way
-from llmbridge.pools import POOLS, Pools
+from llmbridge.pools import Pools
 
 
 class SecondRequest(Exception):
@@ -51,9 +51,9 @@ def _on_request(request: httpx.Request) -> None:
     request.headers.update(exchange.propagated)
     if exchange.streaming:
         request.headers["accept-encoding"] = "identity"  # or the tail of the answer could not be read
-    # Not every provider's code in LiteLLM hands the timeout on.
+    # Not every provider's code in LiteLLM hands the timeout on. That for reading holds for each piece of a stream: the
+    # guard, which moves on with them, is looked at there (`_bounded`).
     timeout = request.extensions["timeout"]
-    # That for reading holds for each piece of a stream, so that `_bounded` lets the guard in.
     timeout.update({phase: exchange.left_s(limit_s, guarded=phase != "read") for phase, limit_s in timeout.items()})
 
 
@@ -179,23 +179,23 @@ class _AsyncTee(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _settings(pools: int) -> dict[str, Any]:
-    limits = httpx.Limits(max_connections=1000 // pools, max_keepalive_connections=256 // pools, keepalive_expiry=30)
+def _settings() -> dict[str, Any]:
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30)
     return {"follow_redirects": False, "timeout": httpx.Timeout(600, connect=10), "limits": limits}
 
 
 def new_client() -> httpx.Client:
     """A sync client that reports to the current exchange."""
-    return httpx.Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **_settings(1))
+    return httpx.Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **_settings())
 
 
 def new_async_client() -> httpx.AsyncClient:
     """An async client that reports to the current exchange; good for one event loop."""
     hooks: dict[str, list[Any]] = {"request": [_on_async_request], "response": [_on_async_response]}
-    if urllib.request.getproxies():  # httpx reads them for itself, unless it is given a transport
-        return httpx.AsyncClient(event_hooks=hooks, **_settings(1))
-    settings = _settings(POOLS)
-    return httpx.AsyncClient(event_hooks=hooks, transport=Pools(settings.pop("limits")), **settings)
+    settings = _settings()
+    if not urllib.request.getproxies():  # which httpx reads for itself, unless it is given a transport
+        settings["transport"] = Pools()
+    return httpx.AsyncClient(event_hooks=hooks, **settings)
 
 
 _lock = threading.Lock()
