@@ -113,7 +113,7 @@ def test_every_call_ends_in_time_in_an_answer_or_an_error_and_the_books_are_righ
 ) -> None:
     lots = random.Random(f"{breaker} {together.__name__}")
     sim.script(*steps(lots, ALIVE if breaker else ALIVE + DEAD))
-    models = [at(sim, provider, params={"timeout": 0.2}) for provider in ("openai", "anthropic", "gemini")]
+    models = [at(sim, provider, params={"timeout": 0.5}) for provider in ("openai", "anthropic", "gemini")]
     policy = Fallback(
         models, strategy="round_robin", attempts=MOST_ATTEMPTS, backoff_s=0.01, patience_s=0.05, breaker=breaker
     )
