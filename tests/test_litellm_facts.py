@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import litellm.exceptions
 import pytest
+from litellm.integrations.custom_logger import CustomLogger
 
 import llmbridge
 from llmbridge import LLMBridgeError, Params, provider
@@ -295,6 +297,68 @@ def test_a_rule_of_the_applications_holds_for_our_calls_too(
     ask("Name a bird.", **ours(sim, "openai"))
 
     assert len(sim.requests) == 1
+
+
+class Signs(CustomLogger):
+    """A hook of the application's that changes what is sent; LiteLLM has it in the async colour alone."""
+
+    async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], _: Any) -> dict[str, Any]:
+        return {**kwargs, "user": "alice"}
+
+
+@pytest.mark.parametrize("verb", ["acomplete", "astream"])
+def test_a_hook_of_the_applications_changes_our_calls_too(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litellm, "callbacks", [Signs()])
+
+    run(_asked(verb, sim))
+
+    assert sim.requests[0].body["user"] == "alice"
+
+
+@pytest.mark.parametrize("verb", ["acomplete", "astream"])
+def test_an_async_call_is_set_up_in_no_other_thread(verb: str, run: Run, sim: Simulator) -> None:
+    class Threads(ThreadPoolExecutor):
+        def submit(self, work: Any, /, *_: Any, **__: Any) -> Any:
+            raise AssertionError(f"a thread was to run {work}")
+
+    async def ask() -> None:
+        asyncio.get_running_loop().set_default_executor(Threads())
+        await _asked(verb, sim)
+
+    run(ask())
+
+    assert len(sim.requests) == 1
+
+
+async def _asked(verb: str, sim: Simulator) -> None:
+    if verb == "acomplete":
+        await llmbridge.acomplete(FISH, **ours(sim, "openai"))
+        return
+    async with llmbridge.astream(FISH, **ours(sim, "openai")) as chunks:
+        async for _ in chunks:
+            pass
+
+
+@pytest.mark.parametrize("verb", ["stream", "astream"])
+def test_litellm_puts_the_answer_of_a_stream_together_once(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_together, real = [], litellm.stream_chunk_builder
+
+    def builder(**arguments: Any) -> Any:
+        put_together.append(len(arguments["chunks"]))
+        return real(**arguments)
+
+    monkeypatch.setattr(litellm, "stream_chunk_builder", builder)
+    if verb == "astream":
+        run(_asked(verb, sim))
+    else:
+        with llmbridge.stream(FISH, **ours(sim, "openai")) as chunks:
+            list(chunks)
+
+    assert len(put_together) == 1
 
 
 def test_geminis_signature_in_the_name_of_a_tool_call_reaches_no_other_provider(ask: Ask, sim: Simulator) -> None:

@@ -22,6 +22,7 @@ from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
 from llmbridge.provider.translation import Translated, translate
 from llmbridge.provider.unlogged import logging_object
+from llmbridge.provider.unthreaded import acompletion
 from llmbridge.request import Hidden, Request, copied
 
 
@@ -79,7 +80,8 @@ async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: boo
     token = current.set(exchange)
     try:
         async with asyncio.timeout(exchange.left_s()):
-            return await getattr(litellm(), verb)(**_arguments(verb, request, exchange, wire.async_client(), stream))
+            ask = acompletion if verb == "acompletion" else litellm().aembedding
+            return await ask(**_arguments(verb, request, exchange, wire.async_client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     finally:

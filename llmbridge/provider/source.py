@@ -50,6 +50,8 @@ class Source:
     def __next__(self) -> Chunk:
         token = current.set(self._exchange)
         try:
+            if self._is_over():
+                raise StopIteration
             return self._read(next(self._wrapper))
         except StopIteration:
             error = self._at_end()
@@ -70,6 +72,8 @@ class Source:
     async def __anext__(self) -> Chunk:
         token = current.set(self._exchange)
         try:
+            if self._is_over():
+                raise StopAsyncIteration
             return self._read(await anext(self._wrapper))
         except StopAsyncIteration:
             error = self._at_end()
@@ -80,6 +84,10 @@ class Source:
         if error is None:
             raise StopAsyncIteration
         raise error
+
+    def _is_over(self) -> bool:
+        # After the counts comes nothing: asked once more, LiteLLM puts the whole answer together again, for its log.
+        return getattr(self._wrapper, "sent_stream_usage", False)
 
     def _read(self, said: Any) -> Chunk:
         chunk = chunk_from(said)
