@@ -18,8 +18,8 @@ from typing import Any
 import httpcore
 import httpx
 
+from llmbridge.connections import Transport
 from llmbridge.exchange import Exchange, close_left, current, is_asking_another, is_loopback, left, under_way
-from llmbridge.pools import Pools
 
 
 class SecondRequest(Exception):
@@ -194,7 +194,7 @@ def new_async_client() -> httpx.AsyncClient:
     hooks: dict[str, list[Any]] = {"request": [_on_async_request], "response": [_on_async_response]}
     settings = _settings()
     if not urllib.request.getproxies():  # which httpx reads for itself, unless it is given a transport
-        settings["transport"] = Pools()
+        settings["transport"] = Transport()
     return httpx.AsyncClient(event_hooks=hooks, **settings)
 
 

@@ -18,7 +18,7 @@ PACKAGE = Path(llmbridge.__file__).parent
 ROWS = [
     {"errors", "money"},
     {"waiting", "redaction", "record", "params", "home", "semconv"},
-    {"completion", "request", "exchange", "events", "pools"},
+    {"completion", "request", "exchange", "events", "connections"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
     {"metrics", "everywhere", "names", "catalog", "truncation", "report"},
@@ -31,8 +31,8 @@ ROWS = [
 OWNERS = {
     "litellm": {"provider"},
     "openai": {"provider"},
-    "httpx": {"provider", "wire", "pools", "exchange", "cassette"},
-    "httpcore": {"wire"},
+    "httpx": {"provider", "wire", "connections", "exchange", "cassette"},
+    "httpcore": {"wire", "connections"},
     "opentelemetry": {"tracing", "metrics"},
     "pydantic": {"completion", "bridge", "request", "config"},
     "sqlite3": {"ledger", "cache"},  # the connection under diskcache, which would open one a thread

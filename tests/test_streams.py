@@ -14,7 +14,6 @@ import llmbridge
 from llmbridge import Bridge, CallRecord, Chunk, Completion, Model, wire
 from tests.conftest import Run, assert_charged
 from tests.simulator import Fault, Reply, Simulator
-from tests.simulator.connection import Connection
 from tests.test_complete import FISH, PROVIDERS, TOOL
 
 
@@ -306,51 +305,6 @@ def test_a_stream_read_to_its_end_without_a_block_gives_its_connection_back(
     pool: Any = client._transport
     assert [connection for connection in pool._pool.connections if not connection.is_idle()] == []
     client.close()
-
-
-def test_tasks_at_the_same_time_open_a_connection_each_and_use_it_again(
-    sim: Simulator, gpt: Model, fresh_default: Bridge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Connection] = []
-    made = Connection.connection_made
-    monkeypatch.setattr(Connection, "connection_made", lambda self, on: (opened.append(self), made(self, on)))
-
-    async def ask() -> None:
-        for _ in range(4):
-            await asyncio.gather(*(fresh_default.acomplete(FISH, model=gpt, cache="off") for _ in range(40)))
-        await wire.async_client().aclose()
-
-    asyncio.run(ask())
-
-    assert len(sim.requests) == 160
-    assert len(opened) <= 48  # a few more, where two of one pool came before the others
-
-
-@pytest.mark.parametrize("how", ["read", "left", "failed", "cancelled", "refused"])
-def test_a_request_counts_as_under_way_until_it_is_over(
-    how: str, sim: Simulator, gpt: Model, fresh_default: Bridge
-) -> None:
-    steps = {"failed": Fault.cut(after_events=2), "cancelled": Fault.hang(), "refused": Fault.status(500)}
-    sim.script(steps.get(how, Reply(pieces=["a", "b", "c"])))
-
-    async def ask() -> list[int]:
-        async def read() -> None:
-            async with fresh_default.astream(FISH, model=gpt) as chunks:
-                async for _ in chunks:
-                    if how == "left":
-                        break
-
-        task = asyncio.create_task(read())
-        if how == "cancelled":
-            await asyncio.to_thread(sim.wait_for_requests, 1)
-            task.cancel()
-        await asyncio.wait([task])
-        assert (task.cancelled() or task.exception() is not None) == (how not in ("read", "left"))
-        client: Any = wire.async_client()
-        await client.aclose()
-        return [number for number in client._transport._under_way if number]
-
-    assert asyncio.run(ask()) == []
 
 
 def test_a_cancellation_while_a_failed_attempt_is_closed_is_recorded(

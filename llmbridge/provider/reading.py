@@ -153,7 +153,7 @@ def chunk_from(chunk: Any) -> Chunk:
         read.function_call = ToolCallDelta(0, None, function_call.name, function_call.arguments or "")
     if logprobs := choice.get("logprobs"):
         read.logprobs = _plain(logprobs)
-    if len(delta) > len(_NAMED):
+    if any(value is not None and name not in _NAMED for name, value in delta.items()):
         read.extra = _others(_plain(choice["delta"])) or None
     return read
 

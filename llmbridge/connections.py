@@ -1,0 +1,154 @@
+"""Connections for many async requests at the same time: httpcore's, without its pool.
+
+The pool goes through all its connections at the beginning and at the end of each request, and for each idle one through
+all of them again: with 64 open, half of a call's time. Here a request takes the connection to its address that became
+idle last, which is the likeliest to be open still, or a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import NamedTuple
+
+import httpcore
+import httpx
+
+
+MOST = 1000  # requests at a time, as long as their answers are read; others wait
+MOST_IDLE = 256
+IDLE_S = 30.0
+_Address = tuple[bytes, bytes, int | None]
+
+
+class Transport(httpx.AsyncHTTPTransport):
+    """httpx's own, over Connections; it knows no proxy. Whatever takes the place of httpx's method, as a cassette does,
+    sees each request as ever."""
+
+    def __init__(self) -> None:
+        self._pool = Connections()  # type: ignore[assignment]
+
+
+class _Idle(NamedTuple):
+    connection: httpcore.AsyncHTTPConnection
+    until: float  # time.monotonic()
+
+
+class Connections:
+    """As much of httpcore's AsyncConnectionPool as httpx calls; good for one event loop."""
+
+    def __init__(self) -> None:
+        self._context = httpx.create_ssl_context()
+        self._room = asyncio.Semaphore(MOST)
+        self._idle: dict[_Address, deque[_Idle]] = {}
+        self._idle_count = 0
+        self._open: weakref.WeakSet[httpcore.AsyncHTTPConnection] = weakref.WeakSet()
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        url = request.url
+        if url.scheme not in (b"http", b"https"):
+            raise httpcore.UnsupportedProtocol("the address begins with neither http:// nor https://")
+        await self._enter(request.extensions["timeout"]["pool"])
+        connection = None
+        try:
+            connection = await self._idle_one((url.scheme, url.host, url.port))
+            if connection is None:
+                connection = self._new_one(url.origin)
+            else:
+                request.extensions.pop("trace", None)  # for new connections, and told a dozen things of each request
+            response = await connection.handle_async_request(request)
+        except BaseException:
+            await self.leave(None, connection)
+            raise
+        assert isinstance(response.stream, AsyncIterable)
+        return httpcore.Response(
+            response.status,
+            headers=response.headers,
+            content=_Body(response.stream, self, (url.scheme, url.host, url.port), connection),
+            extensions=response.extensions,
+        )
+
+    async def _enter(self, limit_s: float | None) -> None:
+        if not self._room.locked():
+            await self._room.acquire()
+            return
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._room.acquire()
+        except TimeoutError:
+            raise httpcore.PoolTimeout(f"{MOST:,} requests are under way already") from None
+
+    async def _idle_one(self, address: _Address) -> httpcore.AsyncHTTPConnection | None:
+        idle, now = self._idle.get(address), time.monotonic()
+        while idle:
+            oldest = idle[0].until < now
+            connection, _ = idle.popleft() if oldest else idle.pop()
+            self._idle_count -= 1
+            if not oldest and connection.is_idle() and not connection.has_expired():
+                return connection
+            await connection.aclose()
+        return None
+
+    def _new_one(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
+        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._context)
+        self._open.add(connection)
+        return connection
+
+    async def leave(self, address: _Address | None, connection: httpcore.AsyncHTTPConnection | None) -> None:
+        """A request is over. Its connection is kept for the next one to *address*, if it is good for one."""
+        self._room.release()
+        if connection is None or connection.is_closed():
+            return
+        if address is None or not connection.is_idle() or self._idle_count >= MOST_IDLE:
+            await asyncio.shield(connection.aclose())
+            return
+        self._idle.setdefault(address, deque()).append(_Idle(connection, time.monotonic() + IDLE_S))
+        self._idle_count += 1
+
+    async def __aenter__(self) -> Connections:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        self._idle.clear()
+        self._idle_count = 0
+        for connection in list(self._open):
+            await connection.aclose()
+
+
+class _Body:
+    """An answer's body. At its end, or when it is left, the connection is given back, once."""
+
+    def __init__(
+        self,
+        stream: AsyncIterable[bytes],
+        connections: Connections,
+        address: _Address,
+        connection: httpcore.AsyncHTTPConnection,
+    ) -> None:
+        self._stream = stream
+        self._connections: Connections | None = connections
+        self._address = address
+        self._connection = connection
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._stream:
+                yield piece
+        except BaseException:  # a generator that is dropped is closed by the event loop, which ends here
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        connections, self._connections = self._connections, None
+        if connections is None:
+            return
+        try:
+            await self._stream.aclose()  # type: ignore[attr-defined]  # first: it is what makes the connection idle
+        finally:
+            await connections.leave(self._address, self._connection)

@@ -1,0 +1,152 @@
+"""The connections of the async colour: opened, kept, used again, given back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from llmbridge import Bridge, Model, connections, wire
+from tests.simulator import Fault, Reply, Simulator
+from tests.simulator.connection import Connection
+from tests.test_complete import FISH
+
+
+@pytest.fixture
+def gpt(sim: Simulator) -> Model:
+    return Model("openai/gpt-4o-mini", api_base=sim.api_base("openai"), api_key="sk-test-key")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """Each connection that the simulator has seen."""
+    seen: list[Connection] = []
+    made = Connection.connection_made
+    monkeypatch.setattr(Connection, "connection_made", lambda self, on: (seen.append(self), made(self, on)))
+    return seen
+
+
+def asked(bridge: Bridge, model: Model, *waves: int) -> None:
+    """So many calls at the same time, one wave after the other, in one event loop."""
+
+    async def ask() -> None:
+        for calls in waves:
+            await asyncio.gather(*(bridge.acomplete(FISH, model=model, cache="off") for _ in range(calls)))
+        await wire.async_client().aclose()
+
+    asyncio.run(ask())
+
+
+def test_tasks_at_the_same_time_open_a_connection_each_and_use_it_again(
+    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection]
+) -> None:
+    asked(fresh_default, gpt, 40, 40, 40)
+
+    assert (len(sim.requests), len(opened)) == (120, 40)
+
+
+def test_no_more_requests_than_there_is_room_for_are_under_way(
+    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST", 3)
+
+    asked(fresh_default, gpt, 12)
+
+    assert (len(sim.requests), len(opened)) == (12, 3)
+
+
+def test_more_idle_connections_than_are_kept_are_closed(
+    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_IDLE", 2)
+
+    asked(fresh_default, gpt, 5, 5)
+
+    assert len(opened) == 5 + 3
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "IDLE_S", -1)
+
+    asked(fresh_default, gpt, 1, 1)
+
+    assert len(opened) == 2
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+def test_a_connection_that_the_other_side_has_closed_is_not_used_again() -> None:
+    gone = threading.Event()
+
+    async def ask(url: str) -> list[int]:
+        async with wire.new_async_client() as client:
+            statuses = [(await client.post(url)).status_code]
+            gone.wait(10)  # the event loop sees nothing of it
+            return [*statuses, (await client.post(url)).status_code]
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(2):
+                with server.accept()[0] as connection:
+                    connection.recv(65_536)
+                    connection.sendall(OK)
+                gone.set()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        statuses = asyncio.run(ask(f"http://127.0.0.1:{server.getsockname()[1]}/"))
+        thread.join()
+
+    assert statuses == [200, 200]
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "//127.0.0.1/", "http:///x"])
+def test_an_address_that_is_none_is_the_same_error_in_both_colours(url: str) -> None:
+    async def ask() -> None:
+        async with wire.new_async_client() as client:
+            await client.post(url)
+
+    with wire.new_client() as client, pytest.raises(httpx.UnsupportedProtocol):
+        client.post(url)
+    with pytest.raises(httpx.UnsupportedProtocol):
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize("how", ["read", "left", "failed", "cancelled", "refused", "dropped"])
+def test_a_request_takes_room_until_it_is_over(how: str, sim: Simulator, gpt: Model, fresh_default: Bridge) -> None:
+    steps = {"failed": Fault.cut(after_events=2), "cancelled": Fault.hang(), "refused": Fault.status(500)}
+    sim.script(steps.get(how, Reply(pieces=["a", "b", "c"])))
+
+    async def read() -> None:
+        if how == "dropped":
+            await anext(fresh_default.astream(FISH, model=gpt))
+            return
+        async with fresh_default.astream(FISH, model=gpt) as chunks:
+            async for _ in chunks:
+                if how == "left":
+                    break
+
+    async def ask() -> int:
+        task = asyncio.create_task(read())
+        if how == "cancelled":
+            await asyncio.to_thread(sim.wait_for_requests, 1)
+            task.cancel()
+        await asyncio.wait([task])
+        assert (task.cancelled() or task.exception() is not None) == (how not in ("read", "left", "dropped"))
+        del task
+        gc.collect()
+        for _ in range(5):  # the event loop closes what was dropped
+            await asyncio.sleep(0)
+        pool: Any = wire.async_client()._transport._pool  # type: ignore[attr-defined]
+        return int(pool._room._value)
+
+    assert asyncio.run(ask()) == connections.MOST
