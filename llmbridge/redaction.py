@@ -29,12 +29,14 @@ LONGEST_TEXT = 2_000  # what an error message keeps of a provider's words
 _CREDENTIAL_NAME = re.compile(
     r"(api|access|private)[-_]?key|secret|passw|credential|cookie|authoriz|auth(?!or)|(^|[-_])token$", re.IGNORECASE
 )
+# Of JSON only texts are taken for secrets: with "[redacted]" in the place of a number or a list it would be none.
 _PATTERNS = re.compile(
     r"""
       (?P<bearer>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}
     | (?P<field>["']?\b(?:x-|x-goog-|ocp-apim-)?
         (?:api[-_]?key|access[-_]?token|client[-_]?secret|authorization|password|secret)
-        ["']?\s*[:=]\s*["']?(?:(?:bearer|basic)\s+)?)[^\s"',;&}]{6,}
+        (?:"\s*:\s*(?![\[{]|(?:-?\d[\d.e+-]*|true|false|null)\s*[,}\]])|'?\s*[:=]\s*|"\s*=\s*)
+        ["']?(?:(?:bearer|basic)\s+)?)[^\s"',;&}]{6,}
     | (?P<query>[?&](?:key|api-key|token|sig|signature|x-amz-[a-z-]+)=)[^&\s"']+
     | \b(?:sk|pk|rk|gsk|xai|pplx|hf|r8|fw|nvapi|csk|co|tgp|voy|dsk|ghp|gho|ghs|github_pat|glpat|xox[abp])
         [-_][A-Za-z0-9_-]{12,}

@@ -445,6 +445,10 @@ def test_a_key_that_nobody_remembered_is_known_by_its_prefix(shape: str) -> None
         "https://bucket/?X-Amz-Signature={}",
         "client_secret={}",
         "password: {}",
+        "password=[{}]",
+        '{{"secret": 1, "password": "{}"}}',
+        '{{"api_key": "[{}"}}',
+        '{{"api_key": 7{}}}',
     ],
 )
 def test_a_value_where_a_secret_is_expected_is_redacted(text: str) -> None:
@@ -461,6 +465,7 @@ def test_a_value_where_a_secret_is_expected_is_redacted(text: str) -> None:
         "token limit: 128000, requested 131072",
         "task-oriented-description-of-a-fish",
         "disk-full-at-0123456789",
+        '{"secret": 1234567, "password": [null, null]}',
     ],
 )
 def test_ordinary_words_are_left_alone(text: str) -> None:
