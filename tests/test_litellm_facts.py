@@ -317,24 +317,28 @@ def test_a_hook_of_the_applications_changes_our_calls_too(
     assert sim.requests[0].body["user"] == "alice"
 
 
-@pytest.mark.parametrize("verb", ["acomplete", "astream"])
-def test_an_async_call_is_set_up_in_no_other_thread(verb: str, run: Run, sim: Simulator) -> None:
+@pytest.mark.parametrize("verb", ["acomplete", "astream", "aembed"])
+def test_an_async_call_is_set_up_in_no_other_thread(verb: str, sim: Simulator) -> None:
     class Threads(ThreadPoolExecutor):
         def submit(self, work: Any, /, *_: Any, **__: Any) -> Any:
             raise AssertionError(f"a thread was to run {work}")
 
     async def ask() -> None:
+        await _asked(verb, sim)  # the SDK asks for the platform in a thread, once a client
         asyncio.get_running_loop().set_default_executor(Threads())
         await _asked(verb, sim)
 
-    run(ask())
+    asyncio.run(ask())
 
-    assert len(sim.requests) == 1
+    assert len(sim.requests) == 2
 
 
 async def _asked(verb: str, sim: Simulator) -> None:
     if verb == "acomplete":
         await llmbridge.acomplete(FISH, **ours(sim, "openai"))
+        return
+    if verb == "aembed":
+        await llmbridge.aembed(FISH, **{**ours(sim, "openai"), "model": "openai/text-embedding-3-small"})
         return
     async with llmbridge.astream(FISH, **ours(sim, "openai")) as chunks:
         async for _ in chunks:

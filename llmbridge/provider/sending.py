@@ -22,7 +22,7 @@ from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
 from llmbridge.provider.translation import Translated, translate
 from llmbridge.provider.unlogged import logging_object
-from llmbridge.provider.unthreaded import acompletion
+from llmbridge.provider.unthreaded import ask
 from llmbridge.request import Hidden, Request, copied
 
 
@@ -80,8 +80,7 @@ async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: boo
     token = current.set(exchange)
     try:
         async with asyncio.timeout(exchange.left_s()):
-            ask = acompletion if verb == "acompletion" else litellm().aembedding
-            return await ask(**_arguments(verb, request, exchange, wire.async_client(), stream))
+            return await ask(verb, _arguments(verb, request, exchange, wire.async_client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     finally:

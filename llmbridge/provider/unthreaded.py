@@ -1,20 +1,21 @@
 """An async call of LiteLLM's that is set up where it is made, and not in another thread.
 
 `litellm.acompletion` has a thread run `litellm.completion(acompletion=True)`, as for some providers that reads
-credentials from a file or asks for them, and awaits the coroutine that comes back. The way there and back, in turns
-with whatever else wants the interpreter, is a fifth of a call's time. For those that are reached through OpenAI's SDK
-nothing in it blocks, so the second half of `acompletion` is done here.
+credentials from a file or asks for them, and awaits the coroutine that comes back; `aembedding` likewise. The way there
+and back, in turns with whatever else wants the interpreter, is a fifth of a call's time. For those that are reached
+through OpenAI's SDK nothing in it blocks, so the second half is done here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 from llmbridge.provider.clients import is_sdk
 from llmbridge.provider.loading import litellm
 
 
-# What an application may have set that the first half of `acompletion` looks at.
+# What an application may have set that only what is left out here looks at.
 _SETTINGS = (
     *("callbacks", "credential_list", "max_budget", "model_fallbacks", "modify_params", "num_retries_per_request"),
     *("post_call_rules", "secret_manager_client"),
@@ -22,14 +23,15 @@ _SETTINGS = (
 _PARAMETERS = ("mock_response", "mock_timeout", "mock_tool_calls")
 
 
-async def acompletion(**arguments: Any) -> Any:
-    """LiteLLM's `acompletion`; its errors, too. It is LiteLLM's own where that may block, and where the application has
-    set something that only the parts left out here look at."""
+async def ask(verb: str, arguments: dict[str, Any]) -> Any:
+    """What LiteLLM's `acompletion` or `aembedding` returns; its errors, too. It is LiteLLM's own where that may block,
+    and where the application has set something that only the parts left out here look at."""
     module = litellm()
     if not _is_ready(module, arguments):
-        return await module.acompletion(**arguments)
+        return await getattr(module, verb)(**arguments)
     try:
-        return await module.completion(acompletion=True, **arguments)
+        answer = getattr(module, verb.removeprefix("a"))(**{verb: True}, **arguments)
+        return await answer if isinstance(answer, Awaitable) else answer
     except Exception as exc:
         model = arguments["model"]
         raise module.exception_type(
