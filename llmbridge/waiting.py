@@ -83,8 +83,9 @@ def patiently(step: Callable[[], T], patience_s: float) -> Pauses[T]:
     """What *step* returns, once the ledger is free; LedgerBusy if it is not for *patience_s* seconds.
 
     The pauses stay short. Backing off would let the one who has waited longest wait longest again: with 32 writers
-    SQLite's own back-off made one wait for 5.8 s. They grow with the number of those who wait in this process: 64
-    threads that ask every millisecond left the one that writes no turn of the interpreter, and took 10 s instead of 1.
+    SQLite's own back-off made one wait for 5.8 s. They grow with the number of those who wait in this process, so that
+    together these ask about twice a millisecond: 64 threads that asked every one left the one that writes no
+    turn of the interpreter, and took 10 s instead of 1.
     """
     give_up = time.monotonic() + patience_s
     me = object()
@@ -96,7 +97,7 @@ def patiently(step: Callable[[], T], patience_s: float) -> Pauses[T]:
                 if time.monotonic() >= give_up:
                     raise
             _waiting.add(me)
-            yield random.uniform(0.0002, 0.0015) * max(1.0, len(_waiting) / 8)
+            yield random.uniform(0.0002, 0.0015) * max(1.0, len(_waiting) / 2)
     finally:
         _waiting.discard(me)
 
