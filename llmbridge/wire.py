@@ -179,6 +179,23 @@ class _AsyncTee(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
+class _NoCookies(httpx.Cookies):
+    """A gateway may know a session by a cookie: kept, that of one key would go along with another's requests."""
+
+    def extract_cookies(self, response: httpx.Response) -> None: ...
+
+
+_NO_COOKIES = _NoCookies()
+
+
+class _Client(httpx.Client):
+    cookies = property(lambda _: _NO_COOKIES)
+
+
+class _AsyncClient(httpx.AsyncClient):
+    cookies = property(lambda _: _NO_COOKIES)
+
+
 def _settings() -> dict[str, Any]:
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30)
     return {"follow_redirects": False, "timeout": httpx.Timeout(600, connect=10), "limits": limits}
@@ -186,7 +203,7 @@ def _settings() -> dict[str, Any]:
 
 def new_client() -> httpx.Client:
     """A sync client that reports to the current exchange."""
-    return httpx.Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **_settings())
+    return _Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **_settings())
 
 
 def new_async_client() -> httpx.AsyncClient:
@@ -195,7 +212,7 @@ def new_async_client() -> httpx.AsyncClient:
     settings = _settings()
     if not urllib.request.getproxies():  # which httpx reads for itself, unless it is given a transport
         settings["transport"] = Transport()
-    return httpx.AsyncClient(event_hooks=hooks, **settings)
+    return _AsyncClient(event_hooks=hooks, **settings)
 
 
 _lock = threading.Lock()

@@ -140,6 +140,17 @@ def test_an_embedding_is_one_request_whatever_status_comes_back(
     assert len(sim.requests) == len(STATUSES)
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_no_cookie_of_one_call_goes_along_with_another(ask: Ask, sim: Simulator, provider: str) -> None:
+    model = at(sim, provider, PROVIDERS[provider])
+    sim.script(Reply(headers={"set-cookie": "session=of-the-first-key; Path=/"}), Reply())
+
+    for question in (FISH, "Name a bird."):
+        ask(question, model=model)
+
+    assert [seen.headers.get("cookie") for seen in sim.requests] == [None, None]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_no_redirect_is_followed(
     ask: Ask, sim: Simulator, elsewhere: Simulator, provider: str, request: pytest.FixtureRequest
