@@ -27,9 +27,9 @@ USUAL = {
     ("fresh", "a cached answer in a fresh process", "llmbridge"): 25.0,
     ("cache", "a warm hit", OURS): 18.0,
     ("calls", "complete, one at a time", OURS): 1.15,
-    ("calls", "acomplete, one at a time", OURS): 1.2,
-    ("calls", "acomplete, 64 tasks", OURS): 1.5,
-    ("streams", f"stream, each chunk of {CHUNKS}", OURS): 0.55,
+    ("calls", "acomplete, one at a time", OURS): 1.0,
+    ("calls", "acomplete, 64 tasks", OURS): 1.15,
+    ("streams", f"stream, each chunk of {CHUNKS}", OURS): 0.5,
     ("ledger", "reserve and settle", "1 budget"): 2.9,
     ("tracing", "a record and its trace, listened to by", "SDK, spans in batches"): 23.0,
 }
