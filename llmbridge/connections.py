@@ -51,10 +51,11 @@ class Connections:
         url = request.url
         if url.scheme not in (b"http", b"https"):
             raise httpcore.UnsupportedProtocol("the address begins with neither http:// nor https://")
+        address = url.scheme, url.host, url.port
         await self._enter(request.extensions["timeout"]["pool"])
         connection = None
         try:
-            connection = await self._idle_one((url.scheme, url.host, url.port))
+            connection = await self._idle_one(address)
             if connection is None:
                 connection = self._new_one(url.origin)
             else:
@@ -67,7 +68,7 @@ class Connections:
         return httpcore.Response(
             response.status,
             headers=response.headers,
-            content=_Body(response.stream, self, (url.scheme, url.host, url.port), connection),
+            content=_Body(response.stream, self, address, connection),
             extensions=response.extensions,
         )
 

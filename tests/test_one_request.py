@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import llmbridge
-from llmbridge import CallRecord, LLMBridgeError, Model, default, provider, wire
+from llmbridge import CallRecord, Fallback, LLMBridgeError, Model, default, provider, wire
 from llmbridge.bridge import Bridge
 from tests.conftest import ONCE, VERBS, Ask, Run, asking
 from tests.simulator import Fault, Reply, Simulator
@@ -149,6 +149,26 @@ def test_no_cookie_of_one_call_goes_along_with_another(ask: Ask, sim: Simulator,
         ask(question, model=model)
 
     assert [seen.headers.get("cookie") for seen in sim.requests] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault.status(401), "AuthenticationFailed"),
+        (Fault.status(429), "ProviderRateLimited"),
+        (Fault.reset(), "ProviderUnavailable"),
+        (Fault.context_window(), "ContextWindowExceeded"),
+    ],
+    ids=["401", "429", "reset", "too-long"],
+)
+def test_an_error_is_known_where_the_provider_is_a_parameter(ask: Ask, sim: Simulator, fault: Any, kind: str) -> None:
+    sim.script(fault)
+    model = Model("acme/fish-1", api_base=sim.api_base("openai"), api_key="sk-test-key")
+
+    with pytest.raises(LLMBridgeError) as caught:
+        ask(FISH, model=Fallback([model], attempts=1), custom_llm_provider="openai")
+
+    assert type(caught.value).__name__ == kind
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

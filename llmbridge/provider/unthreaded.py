@@ -33,10 +33,10 @@ async def ask(verb: str, arguments: dict[str, Any]) -> Any:
         answer = getattr(module, verb.removeprefix("a"))(**{verb: True}, **arguments)
         return await answer if isinstance(answer, Awaitable) else answer
     except Exception as exc:
-        model = arguments["model"]
+        model, named = arguments["model"], arguments.get("custom_llm_provider")
         raise module.exception_type(
             model=model,
-            custom_llm_provider=module.get_llm_provider(model, api_base=arguments.get("api_base"))[1],
+            custom_llm_provider=named or module.get_llm_provider(model, api_base=arguments.get("api_base"))[1],
             original_exception=exc,
             completion_kwargs=arguments,
             extra_kwargs=arguments,
@@ -48,7 +48,7 @@ def _is_ready(module: Any, arguments: dict[str, Any]) -> bool:
         arguments["client"] is not None
         and is_sdk(arguments["client"])
         and "litellm_logging_obj" in arguments
-        and not arguments["model"].startswith("text-completion-")
+        and not str(arguments.get("custom_llm_provider") or arguments["model"]).startswith("text-completion-")
         and not any(name in arguments for name in _PARAMETERS)
         and not any(getattr(module, name, None) for name in _SETTINGS)
     )
