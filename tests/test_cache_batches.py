@@ -147,6 +147,24 @@ def test_a_cancelled_leader_hands_its_inputs_over(sim: Simulator, model: Model, 
     assert not flight._under_way
 
 
+def test_a_batch_of_which_a_part_is_kept_and_the_rest_comes_from_another_call_sends_nothing(
+    sim: Simulator, model: Model, bridge: Bridge, run: Run
+) -> None:
+    sim.script(Reply(), Reply(delay_s=0.2))
+
+    async def both() -> tuple[Embedding, Embedding, Embedding]:
+        kept = await bridge.aembed(texts(1), model=model)
+        leading = asyncio.ensure_future(bridge.aembed(texts(2), model=model))
+        assert await asyncio.to_thread(sim.wait_for_requests, 2)
+        following = await bridge.aembed(texts(2, 1), model=model)
+        return kept, await leading, following
+
+    kept, led, followed = run(both())
+
+    assert (followed.cached, len(sim.requests)) == (True, 2)
+    assert followed.vectors == [*led.vectors, *kept.vectors]
+
+
 def test_vectors_that_must_not_be_kept_free_those_who_wait(embed_all: Any, sim: Simulator) -> None:
     sim.script(Reply(vectors=[[0.5, 0.5], []]), Reply())
 

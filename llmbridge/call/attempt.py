@@ -160,16 +160,17 @@ class Attempt:
 
     def take(self, answer: Answer) -> None:
         """Book *answer* and make it the call's. Raises InvalidOutput if it does not fit `response_model`."""
-        if self.recalled is None:
+        sent = self.recalled is None
+        if sent:
             self.fresh = answer
             self.record.response_model = answer._response_model
             self._charge = charge.answered(self.record, self.request, self._worst, answer)
-        if isinstance(answer, Embedding):
+        if isinstance(answer, Completion):
+            accept = self._call.policy.accept if sent else None
+            answer._parsed = checked(answer, self.request, accept, status=self.exchange.status)
+        elif sent:  # what is recalled is whole, also where a part of it was known before
             check_vectors(answer, self.known, self.asked, status=self.exchange.status)
             answer = merged(answer, self.known)
-        else:
-            accept = self._call.policy.accept if self.recalled is None else None
-            answer._parsed = checked(answer, self.request, accept, status=self.exchange.status)
         self.win()
         self._call.answer = answer
 
