@@ -17,6 +17,8 @@ from typing import NamedTuple
 import httpcore
 import httpx
 
+from llmbridge.network import Network
+
 
 MOST = 1000  # requests at a time, as long as their answers are read; others wait
 MOST_IDLE = 256
@@ -94,7 +96,7 @@ class Connections:
         return None
 
     def _new_one(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._context)
+        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._context, network_backend=Network())
         self._open.add(connection)
         return connection
 

@@ -17,7 +17,7 @@ PACKAGE = Path(llmbridge.__file__).parent
 # A module imports only from rows below its own; inside a package the modules are free.
 ROWS = [
     {"errors", "money"},
-    {"waiting", "redaction", "record", "params", "home", "semconv"},
+    {"waiting", "redaction", "record", "params", "home", "semconv", "network"},
     {"completion", "request", "exchange", "events", "connections"},
     {"wire", "tags"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
@@ -32,7 +32,7 @@ OWNERS = {
     "litellm": {"provider"},
     "openai": {"provider"},
     "httpx": {"provider", "wire", "connections", "exchange", "cassette"},
-    "httpcore": {"wire", "connections"},
+    "httpcore": {"wire", "connections", "network"},
     "opentelemetry": {"tracing", "metrics"},
     "pydantic": {"completion", "bridge", "request", "config"},
     "sqlite3": {"ledger", "cache"},  # the connection under diskcache, which would open one a thread
