@@ -62,6 +62,7 @@ class Exchange:
         propagated: headers that carry the caller's trace on to the provider.
         local_only: nothing may be sent to another machine.
         streaming: a stream was asked for; `tail` holds the end of what came of it, some 64 KB.
+        complete: the whole answer of a stream has come, though maybe not the end of its body.
         unwatched: what LiteLLM reads a stream from that came through a client of its own.
     """
 
@@ -79,6 +80,7 @@ class Exchange:
     reading: Any = field(default=None, repr=False)
     local_only: bool = False
     streaming: bool = False
+    complete: bool = False
     unwatched: Any = field(default=None, repr=False)
     tail: deque[bytes] = field(default_factory=deque, repr=False)  # a provider may echo the key
     _tail_bytes: int = 0
@@ -115,6 +117,14 @@ class Exchange:
         self._tail_bytes += len(piece)
         while self._tail_bytes - len(self.tail[0]) > TAIL_BYTES:
             self._tail_bytes -= len(self.tail.popleft())
+
+    def ends_soon(self, limit_s: float) -> bool:
+        """Whether the whole answer of a stream has come, or the mark that stands behind it; then what is left of its
+        body is waited for no longer than *limit_s*."""
+        if not (self.complete or b"".join(self.tail).rstrip().endswith(b"[DONE]")):
+            return False
+        self.guard_at = time.monotonic() + limit_s
+        return True
 
     def names_its_end(self) -> bool:
         """Whether the end of the answer's body gives a reason for ending, under any of the names in use for one."""

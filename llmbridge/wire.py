@@ -9,6 +9,7 @@ response itself, so that leaving early or failing closes it: LiteLLM leaves a st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import urllib.request
@@ -34,6 +35,7 @@ class LeavesMachine(Exception):
     """A request that has to stay here was about to be sent to another machine."""
 
 
+LAST_BYTES_S = 0.02  # how long what comes after an answer's last event is waited for
 LARGEST_BYTES = 256 * 2**20  # of an answer on the wire: an endless one would fill the memory until its deadline
 
 
@@ -140,14 +142,18 @@ def _counted(piece: bytes) -> bytes:
 
 
 class _Tee(httpx.SyncByteStream):
-    """A body that leaves its end in *exchange*."""
+    """A body that leaves its end in *exchange*.
+
+    The SDK hangs up at an answer's last event, before the body's last bytes: here they are read, if they come at once,
+    so that the next request has the connection, without another handshake.
+    """
 
     def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
+        self._pieces = iter(stream)  # kept, as the collector ends a generator that nobody has any more
         self._stream = stream
         self._exchange = exchange
 
     def __iter__(self) -> Iterator[bytes]:
-        self._pieces = iter(self._stream)  # kept, as the collector ends a generator that nobody has any more
         for piece in self._pieces:
             self._exchange.keep(piece)
             yield piece
@@ -158,6 +164,10 @@ class _Tee(httpx.SyncByteStream):
             return
         token = current.set(self._exchange)
         try:
+            if self._exchange.ends_soon(LAST_BYTES_S):
+                with contextlib.suppress(Exception):
+                    for _ in self._pieces:
+                        pass
             self._stream.close()
         finally:
             current.reset(token)
@@ -167,16 +177,25 @@ class _AsyncTee(httpx.AsyncByteStream):
     """Same as _Tee."""
 
     def __init__(self, stream: httpx.AsyncByteStream, exchange: Exchange) -> None:
+        self._pieces = aiter(stream)
         self._stream = stream
         self._exchange = exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
+        async for piece in self._pieces:
             self._exchange.keep(piece)
             yield piece
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        token = current.set(self._exchange)
+        try:
+            if self._exchange.ends_soon(LAST_BYTES_S):
+                with contextlib.suppress(Exception):
+                    async for _ in self._pieces:
+                        pass
+        finally:
+            current.reset(token)
+            await self._stream.aclose()
 
 
 class _NoCookies(httpx.Cookies):

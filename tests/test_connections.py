@@ -42,6 +42,27 @@ def asked(bridge: Bridge, model: Model, *waves: int) -> None:
     asyncio.run(ask())
 
 
+def read(bridge: Bridge, verb: str, model: Model, times: int) -> list[str]:
+    """The text of so many streams, one after the other, each read to its end."""
+
+    async def all_of_them() -> list[str]:
+        texts = []
+        for _ in range(times):
+            async with bridge.astream(FISH, model=model, cache="off") as chunks:
+                texts.append("".join([chunk.text async for chunk in chunks]))
+        await wire.async_client().aclose()
+        return texts
+
+    if verb == "astream":
+        return asyncio.run(all_of_them())
+    wire.forget_client()
+    texts = []
+    for _ in range(times):
+        with bridge.stream(FISH, model=model, cache="off") as chunks:
+            texts.append("".join(chunk.text for chunk in chunks))
+    return texts
+
+
 def test_tasks_at_the_same_time_open_a_connection_each_and_use_it_again(
     sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection]
 ) -> None:
@@ -78,6 +99,28 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(
     asked(fresh_default, gpt, 1, 1)
 
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("provider", ["openai", "groq", "anthropic", "gemini", "ollama"])
+@pytest.mark.parametrize("verb", ["stream", "astream"])
+def test_a_stream_that_came_to_its_end_leaves_its_connection_to_the_next_one(
+    sim: Simulator, fresh_default: Bridge, opened: list[Connection], verb: str, provider: str
+) -> None:
+    model = Model(f"{provider}/fish-1", api_base=sim.api_base(provider), api_key="sk-test-key")
+
+    read(fresh_default, verb, model, 3)
+
+    assert (len(sim.requests), len(opened)) == (3, 1)
+
+
+@pytest.mark.parametrize("verb", ["stream", "astream"])
+def test_a_stream_whose_body_has_no_end_is_over_all_the_same(
+    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection], verb: str
+) -> None:
+    sim.script(Fault.hang(after_events=99))
+
+    assert read(fresh_default, verb, gpt, 2) == ["Trout."] * 2
+    assert (len(sim.requests), len(opened)) == (2, 2)
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

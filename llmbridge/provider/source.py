@@ -118,6 +118,7 @@ class Source:
 
     def _at_end(self) -> Translated | None:
         if is_complete(self._wrapper, self._exchange):
+            self._exchange.complete = True
             return None
         return self._translated(BrokenOff("the stream ended before the provider said that the answer is complete"))
 
