@@ -121,7 +121,7 @@ def record_chunks(chunks: Iterable[Chunk]) -> str:
 def dump(key: str, entry: Entry) -> str:
     """*entry* as text. Raises Unkeepable for what would not come back the same (NaN, an object), or is too large."""
     try:
-        facts = _encode({name: getattr(entry, name) for name in _FACTS} | {"tags": dict(entry.tags)})
+        facts = _encode(_checked({name: getattr(entry, name) for name in _FACTS} | {"tags": dict(entry.tags)}))
         answer = _dump_answer(entry.answer)
         rest = f"{facts},\n{answer},\n{entry.recorded}]"
         text = f"{_head(key, rest)}\n{rest}"
@@ -130,7 +130,6 @@ def dump(key: str, entry: Entry) -> str:
     if len(text.encode()) > LARGEST_BYTES:
         raise Unkeepable(f"it has more than {LARGEST_BYTES:,} bytes")
     try:
-        _facts(facts)
         same = not isinstance(entry.answer, Completion) or _are_equal(_load_answer(answer), entry.answer)
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise Unkeepable(f"it could not be read again ({type(exc).__name__})") from None
@@ -153,7 +152,7 @@ def load(text: str, key: str) -> Entry:
         if head != _head(key, rest):
             raise Foreign(_complaint(head, key))
         facts, answer, recorded = rest.split("\n")
-        return Entry(**_facts(facts[:-1]), answer=_load_answer(answer[:-1]), recorded=recorded[:-1])
+        return Entry(**_checked(json.loads(facts[:-1])), answer=_load_answer(answer[:-1]), recorded=recorded[:-1])
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as exc:
         # a pydantic ValidationError is a ValueError, and quotes the answer
         raise Foreign(f"it is no entry ({type(exc).__name__})") from None
@@ -171,8 +170,7 @@ def _complaint(head: str, key: str) -> str:
     return "its checksum is wrong" if f'"key":"{key}"' in head else "it answers another key"
 
 
-def _facts(text: str) -> dict[str, Any]:
-    facts = json.loads(text)
+def _checked(facts: dict[str, Any]) -> dict[str, Any]:
     for name, kinds in _FACTS.items():
         if type(facts[name]) not in kinds:
             raise TypeError(name)
@@ -180,7 +178,7 @@ def _facts(text: str) -> dict[str, Any]:
         raise ValueError("facts")
     if not all(isinstance(value, str) for value in facts["tags"].values()):
         raise TypeError("tags")
-    return facts  # type: ignore[no-any-return]
+    return facts
 
 
 def _dump_answer(answer: Completion | Vector) -> str:

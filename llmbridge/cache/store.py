@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from llmbridge.cache.disk import DATABASE, FILE_NAME, IN_ROW_BYTES, Database, Locked
 from llmbridge.cache.entry import Foreign, Unusable
@@ -24,6 +24,7 @@ from llmbridge.home import NETWORK, file_system
 
 
 FORK_S = 5.0  # how long a fork waits for other threads; a child that was not waited for keeps nothing
+T = TypeVar("T")
 Tally = Mapping[str, int]
 _NOTHING: Tally = {}
 CULL_EVERY, CULL = 20, 200  # one write in so many looks for what can go, and removes so many at most
@@ -134,9 +135,12 @@ class Store:
     def put(self, items: Iterable[Item], *, tally: Tally = _NOTHING) -> None:
         """Keep *items*, all or none, and add *tally* to the counters. Now and then, remove what is over or too much."""
         items = list(items)
+        culls = _is_time_to_cull(items)
         with self._translated() as database:
+            if len(items) == 1 and not (culls or tally) and _patiently(lambda: database.keep(*items[0])):
+                return
             made = database.disk.made = []
-            database.cull_limit = CULL if _is_time_to_cull(items) else 0
+            database.cull_limit = CULL if culls else 0
             try:
                 with self._writing(database):
                     for item in items:
@@ -149,20 +153,9 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self, database: Database) -> Iterator[None]:
-        """A transaction, as soon as other processes let it begin; Locked if they do not for LOCKED_S.
-
-        The pauses stay short: SQLite's own grow to 100 ms, which leaves those out longest who have waited longest.
-        """
-        give_up = time.monotonic() + LOCKED_S
+        """A transaction; Locked if other processes do not let it begin for LOCKED_S."""
         with contextlib.ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(database.transact())
-                    break
-                except Locked:
-                    if time.monotonic() > give_up:
-                        raise
-                    time.sleep(random.uniform(0.0003, 0.0015))
+            _patiently(lambda: stack.enter_context(database.transact()))
             yield
 
     def remove(self, wanted: Callable[[object], bool]) -> int:
@@ -243,6 +236,21 @@ class Store:
                 _left_behind.append(self._database.abandon())
 
 
+def _patiently(work: Callable[[], T]) -> T:
+    """What *work* returns, as soon as other processes let it write; Locked if they do not for LOCKED_S.
+
+    The pauses stay short: SQLite's own grow to 100 ms, which leaves those out longest who have waited longest.
+    """
+    give_up = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            return work()
+        except Locked:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(random.uniform(0.0003, 0.0015))
+
+
 def _removed(database: Database, wanted: Callable[[object], bool]) -> int:
     found = [rowid for rowid, about in database.rows("tag") if wanted(about)]
     for start in range(0, len(found), 100):
@@ -252,7 +260,7 @@ def _removed(database: Database, wanted: Callable[[object], bool]) -> int:
 
 def _is_time_to_cull(items: Sequence[Item]) -> bool:
     """By chance, since a process may live for one write alone; to look costs as much as a fifth of a write."""
-    return random.random() < len(items) / CULL_EVERY or any(len(item.text) >= IN_ROW_BYTES for item in items)
+    return random.random() < len(items) / CULL_EVERY or any(len(item.text.encode()) >= IN_ROW_BYTES for item in items)
 
 
 def _prepare(directory: Path) -> None:
