@@ -26,6 +26,7 @@ from llmbridge.waiting import Pauses
 
 log = logging.getLogger("llmbridge")
 T = TypeVar("T")
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 # Beyond the call's deadline: what a process needs to resolve what it has reserved.
 LEASE_MARGIN_S = 60.0
 _UNBOUNDED = "how much the answer can be at most is not known, or more than can be counted: give max_tokens="
@@ -100,7 +101,7 @@ def _reserve(
     ledger: Ledger, request: Request, worst: WorstCase, budgets: Sequence[Budget], applicant: Applicant, *, capped: bool
 ) -> Pauses[Admitted]:
     """Try the cheap bound, then the close one, then shorter answers where that is allowed."""
-    tags = json.dumps(applicant.tags, ensure_ascii=False)
+    tags = _encode(applicant.tags) if applicant.tags else "{}"
     asked = Asked(applicant.attempt, request.model, request.provider, request.verb, tags, applicant.reason)
     patience_s = applicant.remaining_s if budgets else min(applicant.remaining_s / 2, UNCAPPED_PATIENCE_S)
     give_up = time.monotonic() + patience_s

@@ -25,6 +25,7 @@ LATENCIES = 100  # of which "p95" is taken, from
 FEWEST_LATENCIES = 20
 MOST_ENDPOINTS = 2_000  # of one Bridge: each tenant may bring a key of its own
 MOST_LISTS = 1_000  # of models, of which is known whose turn it is
+_encode = json.JSONEncoder(sort_keys=True, default=repr).encode
 
 
 class Latency:
@@ -191,4 +192,4 @@ def _limits(model: Model) -> tuple[float | None, float | None, int | Literal["ad
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:32]
+    return hashlib.sha256(_encode(value).encode()).hexdigest()[:32]

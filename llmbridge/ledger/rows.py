@@ -18,6 +18,7 @@ from llmbridge.record import AttemptRecord, CallRecord, sum_usd
 
 
 log = logging.getLogger("llmbridge")
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 # An error's text may quote the prompt, so it stays out.
 _ATTEMPT = (
     "reason", "outcome", "error_type", "kind", "status", "input_tokens", "output_tokens", "cached_tokens",
@@ -52,8 +53,8 @@ def write_call(db: Connection, record: CallRecord) -> None:
         (
             record.id,
             int(record.started_at * 1e6),
-            json.dumps(record.models, ensure_ascii=False),
-            json.dumps(record.tags, ensure_ascii=False),
+            _encode(record.models),
+            _encode(record.tags) if record.tags else "{}",
             nanousd(record.saved_usd or 0),
             *(_plain(getattr(record, name)) for name in _CALL),
         ),

@@ -43,6 +43,7 @@ ELSEWHERE = (
     *("cached_content", "cachedContent", "previous_response_id", "conversation", "container", "file_id", "file_ids"),
     *("vector_store_ids", "attachments", "data_sources", "mcp_servers", "prompt", "plugins", "transforms"),
 )
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,9 @@ def measure(request: Request) -> Size:
     media = Media(request)
     content = media.without(request.content) if request.verb == "chat" else media.inputs(request.content)
     params = {name: without_caps(value) for name, value in request.params.items() if name not in NUMBERS}
-    asked = _dumped(params) if params else ""
+    asked = _encode(params) if params else ""
     schema = _schema(request.response_model) if request.response_model is not None else ""
-    text = _dumped(content)
+    text = _encode(content)
     other = REQUEST_TOKENS + MESSAGE_TOKENS * len(content) + media.tokens
     tokens = _bytes(text)
     if asked or schema:
@@ -104,7 +105,7 @@ def measure(request: Request) -> Size:
 
 def predicted(request: Request) -> int:
     """How many tokens of `prediction` there are at most."""
-    return sum(_bytes(_dumped(each["prediction"])) for each in asked_in(request) if each.get("prediction"))
+    return sum(_bytes(_encode(each["prediction"])) for each in asked_in(request) if each.get("prediction"))
 
 
 def count(request: Request, size: Size) -> Size:
@@ -203,14 +204,10 @@ def _elsewhere(request: Request) -> str:
     return ""
 
 
-def _dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 @functools.lru_cache(maxsize=256)
 def _schema(response_model: Any) -> str:
-    return _dumped(response_model.model_json_schema())
+    return _encode(response_model.model_json_schema())
