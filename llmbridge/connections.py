@@ -11,18 +11,20 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
 
 import httpcore
 import httpx
 
-from llmbridge.network import Network
+from llmbridge.network import connect
 
 
 MOST = 1000  # requests at a time, as long as their answers are read; others wait
 MOST_IDLE = 256
 IDLE_S = 30.0
+_Connection = httpcore.AsyncHTTP11Connection
+Trace = Callable[[str, dict[str, Any]], Awaitable[None]]  # what httpx knows as the extension "trace"
 _Address = tuple[bytes, bytes, int | None]
 
 
@@ -35,7 +37,7 @@ class Transport(httpx.AsyncHTTPTransport):
 
 
 class _Idle(NamedTuple):
-    connection: httpcore.AsyncHTTPConnection
+    connection: _Connection
     until: float  # time.monotonic()
 
 
@@ -44,10 +46,11 @@ class Connections:
 
     def __init__(self) -> None:
         self._context = httpx.create_ssl_context()
+        self._context.set_alpn_protocols(["http/1.1"])
         self._room = asyncio.Semaphore(MOST)
         self._idle: dict[_Address, deque[_Idle]] = {}
         self._idle_count = 0
-        self._open: weakref.WeakSet[httpcore.AsyncHTTPConnection] = weakref.WeakSet()
+        self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         url = request.url
@@ -57,11 +60,10 @@ class Connections:
         await self._enter(request.extensions["timeout"]["pool"])
         connection = None
         try:
+            told = request.extensions.pop("trace", None)  # of new connections, and not of a dozen things more
             connection = await self._idle_one(address)
             if connection is None:
-                connection = self._new_one(url.origin)
-            else:
-                request.extensions.pop("trace", None)  # for new connections, and told a dozen things of each request
+                connection = await self._new_one(url.origin, request.extensions["timeout"]["connect"], told)
             response = await connection.handle_async_request(request)
         except BaseException:
             await self.leave(None, connection)
@@ -84,7 +86,7 @@ class Connections:
         except TimeoutError:
             raise httpcore.PoolTimeout(f"{MOST:,} requests are under way already") from None
 
-    async def _idle_one(self, address: _Address) -> httpcore.AsyncHTTPConnection | None:
+    async def _idle_one(self, address: _Address) -> _Connection | None:
         idle, now = self._idle.get(address), time.monotonic()
         while idle:
             oldest = idle[0].until < now
@@ -95,12 +97,19 @@ class Connections:
             await connection.aclose()
         return None
 
-    def _new_one(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        connection = httpcore.AsyncHTTPConnection(origin, ssl_context=self._context, network_backend=Network())
+    async def _new_one(self, origin: httpcore.Origin, limit_s: float | None, told: Trace | None) -> _Connection:
+        """Not httpcore's AsyncHTTPConnection, whose lock sends each request once more round the event loop."""
+        host = origin.host.decode("ascii")
+        stream = await connect(host, origin.port, limit_s)
+        if origin.scheme == b"https":
+            stream = await stream.start_tls(self._context, host, limit_s)
+        if told is not None:
+            await told("connection.connect_tcp.complete", {"return_value": stream})
+        connection = _Connection(origin, stream)
         self._open.add(connection)
         return connection
 
-    async def leave(self, address: _Address | None, connection: httpcore.AsyncHTTPConnection | None) -> None:
+    async def leave(self, address: _Address | None, connection: _Connection | None) -> None:
         """A request is over. Its connection is kept for the next one to *address*, if it is good for one."""
         self._room.release()
         if connection is None or connection.is_closed():
@@ -132,7 +141,7 @@ class _Body:
         stream: AsyncIterable[bytes],
         connections: Connections,
         address: _Address,
-        connection: httpcore.AsyncHTTPConnection,
+        connection: _Connection,
     ) -> None:
         self._stream = stream
         self._connections: Connections | None = connections

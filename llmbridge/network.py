@@ -11,7 +11,6 @@ import asyncio
 import selectors
 import ssl
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import httpcore
@@ -23,27 +22,17 @@ HAPPY_EYEBALLS_S = 0.25  # RFC 8305
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # one that needs no file of its own
 
 
-class Network(httpcore.AsyncNetworkBackend):
-    """Connections of the running event loop."""
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> Stream:
-        try:
-            async with asyncio.timeout(timeout):
-                _, stream = await asyncio.get_running_loop().create_connection(
-                    Stream, host, port, happy_eyeballs_delay=HAPPY_EYEBALLS_S
-                )
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(str(error)) from error
-        except (OSError, UnicodeError) as error:  # the latter of a name that is none
-            raise httpcore.ConnectError(str(error)) from error
-        return stream
+async def connect(host: str, port: int, limit_s: float | None) -> Stream:
+    """A connection of the running event loop. Raises httpcore's ConnectTimeout and ConnectError."""
+    try:
+        async with asyncio.timeout(limit_s):
+            loop = asyncio.get_running_loop()
+            _, stream = await loop.create_connection(Stream, host, port, happy_eyeballs_delay=HAPPY_EYEBALLS_S)
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(str(error)) from error
+    except (OSError, UnicodeError) as error:  # the latter of a name that is none
+        raise httpcore.ConnectError(str(error)) from error
+    return stream
 
 
 class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):

@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from llmbridge import wire
-from llmbridge.network import MOST_BUFFERED, MOST_HELD, Network, Stream
+from llmbridge.network import MOST_BUFFERED, MOST_HELD, Stream, connect
 from tests.conftest import Run
 
 
@@ -32,7 +32,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 async def connected() -> AsyncIterator[tuple[Stream, socket.socket]]:
     """A stream, and the socket at its other end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        stream = await Network().connect_tcp("127.0.0.1", server.getsockname()[1], timeout=10)
+        stream = await connect("127.0.0.1", server.getsockname()[1], 10)
         with server.accept()[0] as peer:
             yield stream, peer
             await stream.aclose()
@@ -189,7 +189,7 @@ def test_where_nobody_can_be_reached_nothing_was_sent(
         port = server.getsockname()[1]
 
     with pytest.raises(error):
-        run(Network().connect_tcp(host, port, timeout=timeout_s))
+        run(connect(host, port, timeout_s))
 
 
 def test_an_idle_connection_is_readable_once_the_other_side_has_said_anything_or_gone(run: Run) -> None:

@@ -13,7 +13,7 @@ from tests.benchmarks.paired import Table, in_turn, more
 ROUNDS = 7
 HOW = {"complete": "threads", "acomplete": "tasks"}
 # And how many in a round: so many that what each needs is in the processor's caches again, which the others emptied.
-AT_A_TIME = {1: 200, 16: 320, 64: 640, 256: 1024}
+AT_A_TIME = {1: 100, 16: 160, 64: 384, 256: 512}
 SHORT = (("complete", 1, 10), ("acomplete", 1, 10), ("acomplete", 64, 64))
 
 
