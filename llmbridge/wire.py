@@ -95,6 +95,8 @@ _CONNECTED = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls
 
 
 def _trace(event: str, info: dict[str, Any]) -> None:
+    if event.endswith("connect_tcp.failed") and isinstance(info["exception"], UnicodeError):
+        raise httpcore.ConnectError(str(info["exception"]))  # of a host's name that is none; httpcore lets it through
     if event.endswith(_CONNECTED):
         stream = info["return_value"]
         read = stream.read

@@ -290,7 +290,7 @@ def test_the_message_of_an_unreachable_provider_says_what_failed_and_not_what_wa
     assert "second POST" not in str(caught.value)
 
 
-@pytest.mark.parametrize("base", ["not a url", "ftp://127.0.0.1/v1"])
+@pytest.mark.parametrize("base", ["not a url", "ftp://127.0.0.1/v1", "http://a..b/v1"])
 def test_an_address_that_is_none_is_an_error_and_nothing_was_sent(
     ask: Ask, provider: str, base: str, records: list[CallRecord]
 ) -> None:
