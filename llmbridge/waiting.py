@@ -84,7 +84,7 @@ def patiently(step: Callable[[], T], patience_s: float) -> Pauses[T]:
 
     The pauses stay short. Backing off would let the one who has waited longest wait longest again: with 32 writers
     SQLite's own back-off made one wait for 5.8 s. They grow with the number of those who wait in this process, so that
-    together these ask about twice a millisecond: 64 threads that asked every one left the one that writes no
+    together these ask about once a millisecond: 64 threads that asked every one left the one that writes no
     turn of the interpreter, and took 10 s instead of 1.
     """
     give_up = time.monotonic() + patience_s
@@ -97,7 +97,7 @@ def patiently(step: Callable[[], T], patience_s: float) -> Pauses[T]:
                 if time.monotonic() >= give_up:
                     raise
             _waiting.add(me)
-            yield random.uniform(0.0002, 0.0015) * max(1.0, len(_waiting) / 2)
+            yield random.uniform(0.0002, 0.0015) * len(_waiting)
     finally:
         _waiting.discard(me)
 
