@@ -24,7 +24,7 @@ MOST = 1000  # requests at a time, as long as their answers are read; others wai
 MOST_IDLE = 256
 IDLE_S = 30.0
 _Connection = httpcore.AsyncHTTP11Connection
-Trace = Callable[[str, dict[str, Any]], Awaitable[None]]  # what httpx knows as the extension "trace"
+_Trace = Callable[[str, dict[str, Any]], Awaitable[None]]  # what httpx knows as the extension "trace"
 _Address = tuple[bytes, bytes, int | None]
 
 
@@ -97,7 +97,7 @@ class Connections:
             await connection.aclose()
         return None
 
-    async def _new_one(self, origin: httpcore.Origin, limit_s: float | None, told: Trace | None) -> _Connection:
+    async def _new_one(self, origin: httpcore.Origin, limit_s: float | None, told: _Trace | None) -> _Connection:
         """Not httpcore's AsyncHTTPConnection, whose lock sends each request once more round the event loop."""
         host = origin.host.decode("ascii")
         stream = await connect(host, origin.port, limit_s)

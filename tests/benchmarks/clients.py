@@ -49,7 +49,7 @@ def with_httpx(api_base: str, _: Path) -> Verbs:
     import httpx
 
     everybody = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    sync, asynchronous = httpx.Client(limits=everybody), httpx.AsyncClient(limits=everybody)
+    sync, asynchronous = httpx.Client(limits=everybody), httpx.AsyncClient(limits=everybody, timeout=60)
     url, headers = f"{api_base}/chat/completions", {"Authorization": f"Bearer {KEY}"}
 
     def post(text: str, **more: object) -> dict[str, Any]:
