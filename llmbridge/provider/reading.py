@@ -187,7 +187,7 @@ def usage_from(wrapper: Any, last: Any) -> Usage | None:
     They are summed up from the provider's chunks, which LiteLLM keeps in `chunks`; where none of those has a usage,
     they are LiteLLM's own estimate.
     """
-    reported = [usage for chunk in wrapper.chunks if (usage := getattr(chunk, "usage", None))]
+    reported = [usage for chunk in wrapper.chunks if (usage := fields_of(chunk).get("usage"))]
     total = max((usage.total_tokens or 0 for usage in reported), default=0)
     provider = str(getattr(wrapper, "custom_llm_provider", ""))
     return _usage(last, provider=provider, total=total, estimated=not reported)
