@@ -23,6 +23,7 @@ import pytest
 
 from llmbridge.cache import Cache, Entry, record_chunks, store
 from llmbridge.cache.cache import SKEW_S, WEEK_S
+from llmbridge.cache.disk import Database
 from llmbridge.cache.entry import LARGEST_BYTES, dump
 from llmbridge.cache.store import Unusable
 from llmbridge.completion import Chunk, Completion
@@ -121,11 +122,32 @@ def test_a_vector_is_remembered_too(cache: Cache) -> None:
 
 
 def test_a_later_answer_takes_the_place_of_an_earlier_one_and_of_its_file(cache: Cache) -> None:
-    for text in (LARGE, LARGE + "!", "A pike."):
+    for text in (LARGE, LARGE + "!", "A pike.", "A carp."):
         cache.remember(KEY, entry(text))
-    assert text_of(cache.recall(KEY)) == "A pike."
+        assert text_of(cache.recall(KEY)) == text
     assert values(cache.directory) == []
     assert cache.stats().entries == 1
+
+
+def test_what_is_kept_by_one_statement_is_the_row_that_diskcache_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+
+    def rows(name: str) -> list[object]:
+        made, seen = Database(str(tmp_path / name), 2**20), []
+        for text, about, expire_s in (("A pike.", "a", None), ("A carp.", "b", 60.0)):
+            if name == "ours":
+                assert made.keep(KEY, text, about, expire_s)
+            else:
+                made.set(KEY, text, expire=expire_s, tag=about)
+            seen.append((made._sql("SELECT * FROM Cache").fetchall(), made.reset("count"), made.reset("size")))
+        made.close()
+        return seen
+
+    ours = rows("ours")
+    assert ours == rows("diskcache")
+    assert [len(found) for found, *_ in ours] == [1, 1]
 
 
 def test_nothing_is_made_before_the_first_use(cache: Cache) -> None:
