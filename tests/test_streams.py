@@ -124,6 +124,29 @@ def test_the_completion_is_there_only_at_the_end(sim: Simulator, gpt: Model) -> 
             chunks.completion
 
 
+@pytest.mark.parametrize("provider", ["openai", "deepseek", "anthropic"])
+def test_a_chunk_of_an_async_stream_costs_the_event_loop_no_task(
+    sim: Simulator, fresh_default: Bridge, provider: str
+) -> None:
+    model = Model(f"{provider}/fish-1", api_base=sim.api_base(provider), api_key="sk-test-key")
+
+    async def tasks(chunk_count: int) -> int:
+        sim.script(Reply(pieces=["ab"] * chunk_count))
+        made: list[object] = []
+
+        def task(loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
+            made.append(work)
+            return asyncio.Task(work, loop=loop, **named)
+
+        asyncio.get_running_loop().set_task_factory(task)
+        async with fresh_default.astream(FISH, model=model) as chunks:
+            assert len([chunk async for chunk in chunks if chunk.text]) == chunk_count
+        return len(made)
+
+    asyncio.run(tasks(2))  # for what is done once
+    assert asyncio.run(tasks(50)) == asyncio.run(tasks(2))
+
+
 def test_leaving_early_closes_the_connection_and_records_it(
     read: Read, sim: Simulator, gpt: Model, records: list[CallRecord]
 ) -> None:
