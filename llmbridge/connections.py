@@ -1,6 +1,6 @@
-"""Connections for many async requests at the same time: httpcore's, without its pool.
+"""Connections for many async requests at the same time, instead of httpcore's pool.
 
-The pool goes through all its connections at the beginning and at the end of each request, and for each idle one through
+That goes through all its connections at the beginning and at the end of each request, and for each idle one through
 all of them again: with 64 open, half of a call's time. Here a request takes the connection to its address that became
 idle last, which is the likeliest to be open still, or a new one.
 """
@@ -11,19 +11,19 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import httpcore
 import httpx
 
+from llmbridge.http11 import Connection
 from llmbridge.network import connect
 
 
 MOST = 1000  # requests at a time, as long as their answers are read; others wait
 MOST_IDLE = 256
 IDLE_S = 30.0
-_Connection = httpcore.AsyncHTTP11Connection
 _Trace = Callable[[str, dict[str, Any]], Awaitable[None]]  # what httpx knows as the extension "trace"
 _Address = tuple[bytes, bytes, int | None]
 
@@ -37,7 +37,7 @@ class Transport(httpx.AsyncHTTPTransport):
 
 
 class _Idle(NamedTuple):
-    connection: _Connection
+    connection: Connection
     until: float  # time.monotonic()
 
 
@@ -50,7 +50,7 @@ class Connections:
         self._room = asyncio.Semaphore(MOST)
         self._idle: dict[_Address, deque[_Idle]] = {}
         self._idle_count = 0
-        self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         url = request.url
@@ -61,19 +61,22 @@ class Connections:
         connection = None
         try:
             told = request.extensions.pop("trace", None)  # of new connections, and not of a dozen things more
-            connection = await self._idle_one(address)
+            connection = self._idle_one(address)
             if connection is None:
                 connection = await self._new_one(url.origin, request.extensions["timeout"]["connect"], told)
-            response = await connection.handle_async_request(request)
+            answer = await connection.ask(request)
         except BaseException:
-            await self.leave(None, connection)
+            self.leave(None, connection)
             raise
-        assert isinstance(response.stream, AsyncIterable)
         return httpcore.Response(
-            response.status,
-            headers=response.headers,
-            content=_Body(response.stream, self, address, connection),
-            extensions=response.extensions,
+            answer.status,
+            headers=answer.headers,
+            content=_Body(self, address, connection),
+            extensions={
+                "http_version": answer.http_version,
+                "reason_phrase": answer.reason,
+                "network_stream": connection,
+            },
         )
 
     async def _enter(self, limit_s: float | None) -> None:
@@ -86,36 +89,35 @@ class Connections:
         except TimeoutError:
             raise httpcore.PoolTimeout(f"{MOST:,} requests are under way already") from None
 
-    async def _idle_one(self, address: _Address) -> _Connection | None:
+    def _idle_one(self, address: _Address) -> Connection | None:
         idle, now = self._idle.get(address), time.monotonic()
         while idle:
             oldest = idle[0].until < now
             connection, _ = idle.popleft() if oldest else idle.pop()
             self._idle_count -= 1
-            if not oldest and connection.is_idle() and not connection.has_expired():
+            if not oldest and connection.is_quiet():
                 return connection
-            await connection.aclose()
+            connection.close()
         return None
 
-    async def _new_one(self, origin: httpcore.Origin, limit_s: float | None, told: _Trace | None) -> _Connection:
-        """Not httpcore's AsyncHTTPConnection, whose lock sends each request once more round the event loop."""
+    async def _new_one(self, origin: httpcore.Origin, limit_s: float | None, told: _Trace | None) -> Connection:
         host = origin.host.decode("ascii")
         stream = await connect(host, origin.port, limit_s)
         if origin.scheme == b"https":
             stream = await stream.start_tls(self._context, host, limit_s)
         if told is not None:
             await told("connection.connect_tcp.complete", {"return_value": stream})
-        connection = _Connection(origin, stream)
+        connection = Connection(stream)
         self._open.add(connection)
         return connection
 
-    async def leave(self, address: _Address | None, connection: _Connection | None) -> None:
+    def leave(self, address: _Address | None, connection: Connection | None) -> None:
         """A request is over. Its connection is kept for the next one to *address*, if it is good for one."""
         self._room.release()
-        if connection is None or connection.is_closed():
+        if connection is None:
             return
-        if address is None or not connection.is_idle() or self._idle_count >= MOST_IDLE:
-            await asyncio.shield(connection.aclose())
+        if address is None or not connection.is_good() or self._idle_count >= MOST_IDLE:
+            connection.close()
             return
         self._idle.setdefault(address, deque()).append(_Idle(connection, time.monotonic() + IDLE_S))
         self._idle_count += 1
@@ -130,27 +132,20 @@ class Connections:
         self._idle.clear()
         self._idle_count = 0
         for connection in list(self._open):
-            await connection.aclose()
+            connection.close()
 
 
 class _Body:
     """An answer's body. At its end, or when it is left, the connection is given back, once."""
 
-    def __init__(
-        self,
-        stream: AsyncIterable[bytes],
-        connections: Connections,
-        address: _Address,
-        connection: _Connection,
-    ) -> None:
-        self._stream = stream
+    def __init__(self, connections: Connections, address: _Address, connection: Connection) -> None:
         self._connections: Connections | None = connections
         self._address = address
         self._connection = connection
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for piece in self._stream:
+            while piece := await self._connection.read():
                 yield piece
         except BaseException:  # a generator that is dropped is closed by the event loop, which ends here
             await self.aclose()
@@ -158,9 +153,5 @@ class _Body:
 
     async def aclose(self) -> None:
         connections, self._connections = self._connections, None
-        if connections is None:
-            return
-        try:
-            await self._stream.aclose()  # type: ignore[attr-defined]  # first: it is what makes the connection idle
-        finally:
-            await connections.leave(self._address, self._connection)
+        if connections is not None:
+            connections.leave(self._address, self._connection)

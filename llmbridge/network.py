@@ -1,4 +1,4 @@
-"""The bytes under an async connection: asyncio's transports, as httpcore wants them.
+"""The bytes under an async connection: asyncio's transports, with httpcore's errors.
 
 httpcore's own way there, anyio, arms two cancel scopes for each read and write, has the selector listen anew for each
 read, and goes round the event loop once more: a twelfth of a call among 64. asyncio.StreamReader was not taken, as its
@@ -35,7 +35,7 @@ async def connect(host: str, port: int, limit_s: float | None) -> Stream:
     return stream
 
 
-class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
+class Stream(asyncio.Protocol):
     """One connection, for one reader and writer at a time.
 
     What is written is held until it is much, or until something is to be read: headers and body go in one piece.
@@ -84,7 +84,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if self._ended or self._transport.is_closing():
             raise httpcore.WriteError(str(self._error or "the connection is closed")) from self._error
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self._transport.abort()  # close() would wait for what nobody reads, and for the other side's end of TLS
 
     async def start_tls(
@@ -107,9 +107,14 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         within.connection_made(transport)
         return within
 
+    def is_open(self) -> bool:
+        return not self._transport.is_closing()
+
+    def is_quiet(self) -> bool:
+        """Of an idle connection: False if it was closed, or something has come that nobody asked for."""
+        return not (self._ended or self._transport.is_closing() or self._pieces or self._has_more())
+
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable":  # of an idle connection: it was closed, or something came that nobody asked for
-            return self._ended or self._transport.is_closing() or bool(self._pieces) or self._has_more()
         names = {"client_addr": "sockname", "server_addr": "peername"}
         return self._transport.get_extra_info(names.get(info, info))
 

@@ -18,8 +18,9 @@ PACKAGE = Path(llmbridge.__file__).parent
 ROWS = [
     {"errors", "money"},
     {"waiting", "redaction", "record", "params", "home", "semconv", "network"},
-    {"completion", "request", "exchange", "events", "connections"},
-    {"wire", "tags"},
+    {"completion", "request", "exchange", "events", "http11"},
+    {"connections", "tags"},
+    {"wire"},
     {"provider", "fallback", "assembly", "ledger", "cache", "tracing"},
     {"metrics", "everywhere", "names", "catalog", "truncation", "report"},
     {"call", "config", "simulation"},
@@ -32,7 +33,9 @@ OWNERS = {
     "litellm": {"provider"},
     "openai": {"provider"},
     "httpx": {"provider", "wire", "connections", "exchange", "cassette"},
-    "httpcore": {"wire", "connections", "network"},
+    "httpcore": {"wire", "connections", "http11", "network"},
+    "h11": {"http11"},
+    "httptools": {"http11"},
     "opentelemetry": {"tracing", "metrics"},
     "pydantic": {"completion", "bridge", "request", "config"},
     "sqlite3": {"ledger", "cache"},  # the connection under diskcache, which would open one a thread
