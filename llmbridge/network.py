@@ -52,6 +52,7 @@ class Stream(asyncio.Protocol):
         self._is_full = False  # what it is to send; asyncio says so
         self._ended = False
         self._error: Exception | None = None
+        self._selector: selectors.BaseSelector | None = None
         self._waiting: asyncio.Future[bool] | None = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -151,9 +152,10 @@ class Stream(asyncio.Protocol):
 
     def _has_more(self) -> bool:
         """Whether there is something that the event loop has not come to yet."""
-        with _Selector() as selector:
-            selector.register(self._transport.get_extra_info("socket"), selectors.EVENT_READ)
-            return bool(selector.select(0))
+        if self._selector is None:
+            self._selector = _Selector()
+            self._selector.register(self._transport.get_extra_info("socket"), selectors.EVENT_READ)
+        return bool(self._selector.select(0))
 
     async def _woken(self, timeout_s: float | None) -> bool:
         """Whether something has happened within *timeout_s*."""
