@@ -96,8 +96,8 @@ class Story:
         tags, attempts = {"user": user, "team": team}, []
         for number, each in enumerate((failed, model) if failed else (model,), 1):
             cost = 0 if each == failed else int(Decimal(cost_usd) * 10**9)
-            asked = Asked(f"{id}.{number}", each, each.split("/")[0], tags=json.dumps(tags))
-            held = self.ledger.reserve(asked, Need(1_000_000_000, 1000), [DAILY, SUPPORT], tags=tags)
+            asked = Asked(f"{id}.{number}", each, each.split("/")[0], tags=tags)
+            held = self.ledger.reserve(asked, Need(1_000_000_000, 1000), [DAILY, SUPPORT])
             assert isinstance(held, Reservation)
             record = AttemptRecord(
                 number=number,

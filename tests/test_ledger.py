@@ -97,7 +97,7 @@ def only(balances: list[Balance]) -> Balance:
 
 def spend_cents(ledger: Ledger, attempt: str, amount: float, budget: Budget = DAY, **tags: str) -> None:
     need = cents(amount)
-    ledger.settle(held(ledger.reserve(attempt, need, [budget], tags=tags)), Charge(need.nanousd, need.tokens))
+    ledger.settle(held(ledger.reserve(Asked(attempt, tags=tags), need, [budget])), Charge(need.nanousd, need.tokens))
 
 
 def record(
@@ -114,8 +114,8 @@ def record(
 ) -> CallRecord:
     """A call of one attempt, from its reservation to its record, as a Bridge does it."""
     provider, need = model.partition("/")[0], cents(amount)
-    asked = Asked(f"{call}.1", model, provider, tags=json.dumps(tags, ensure_ascii=False))
-    reservation = held(ledger.reserve(asked, need, budgets, tags=tags))
+    asked = Asked(f"{call}.1", model, provider, tags=tags)
+    reservation = held(ledger.reserve(asked, need, budgets))
     attempt = AttemptRecord(
         number=1, model=model, provider=provider, reason="initial", outcome=outcome, status=200, sent=True,
         input_tokens=7, output_tokens=3, cost_usd=Decimal(need.nanousd or 0).scaleb(-9), price_source="litellm",
@@ -283,11 +283,11 @@ VALUES = ["", "a,b", "'; drop table balance; --", "🐟" * 3000, "café", "cafe\
 def test_tag_values_of_any_shape_have_counters_of_their_own(ledger: Ledger) -> None:
     each = Budget("$0.10/day", name="each", per=("user",))
     for number, value in enumerate(VALUES):
-        held(ledger.reserve(f"c{number}.1", cents(10), [each], tags={"user": value}))
-        refused(ledger.reserve(f"c{number}.2", Need(1, 0), [each], tags={"user": value}))
+        held(ledger.reserve(Asked(f"c{number}.1", tags={"user": value}), cents(10), [each]))
+        refused(ledger.reserve(Asked(f"c{number}.2", tags={"user": value}), Need(1, 0), [each]))
 
     held(ledger.reserve("c99.1", cents(10), [each]))
-    refused(ledger.reserve("c99.2", Need(1, 0), [each], tags={"team": "x"}))
+    refused(ledger.reserve(Asked("c99.2", tags={"team": "x"}), Need(1, 0), [each]))
 
     counters = ledger.balance(each)
     assert {balance.tags["user"] for balance in counters} == {*VALUES, None}
@@ -317,9 +317,9 @@ def test_a_refusal_names_whose_counter_it_is(ledger: Ledger) -> None:
     each = Budget("3 requests/hour", name="each", per=("user", "team"))
     tags = {"user": "ann", "team": "red"}
     for number in range(3):
-        held(ledger.reserve(f"c{number}.1", Need(0, 0), [each], tags=tags))
+        held(ledger.reserve(Asked(f"c{number}.1", tags=tags), Need(0, 0), [each]))
 
-    error = refused(ledger.reserve("c9.1", Need(0, 0), [each], tags=tags)).error(MODEL)
+    error = refused(ledger.reserve(Asked("c9.1", tags=tags), Need(0, 0), [each])).error(MODEL)
 
     assert str(error) == (
         "budget 'each' (user=ann, team=red) has 0 requests left of 3 requests, 3 requests of it held by calls under"
@@ -528,7 +528,9 @@ def test_each_counter_announces_for_itself_and_says_whose_it_is(ledger: Ledger) 
     for user in ("ann", "bob"):
         spend_cents(ledger, f"{user}.1", 60, each, user=user)
 
-    told = [ledger.reserve(f"{user}.2", Need(0, 0), [each], tags={"user": user}).alerts for user in ("ann", "bob")]
+    told = [
+        ledger.reserve(Asked(f"{user}.2", tags={"user": user}), Need(0, 0), [each]).alerts for user in ("ann", "bob")
+    ]
 
     assert [[(alert.share, alert.tags) for alert in alerts] for alerts in told] == [
         [(0.5, {"user": "ann"})], [(0.5, {"user": "bob"})],
@@ -562,7 +564,7 @@ def test_a_cap_on_trial_lets_through_and_says_so_once(ledger: Ledger, caplog: py
 
 
 def test_a_lease_that_ends_charges_the_worst_case_as_uncertain(ledger: Ledger, clock: Clock) -> None:
-    held(ledger.reserve(Asked("c1.1", MODEL, "openai", tags='{"user": "ann"}'), cents(10), [DAY], lease_s=60))
+    held(ledger.reserve(Asked("c1.1", MODEL, "openai", tags={"user": "ann"}), cents(10), [DAY], lease_s=60))
     clock.passes(seconds=59)
     early = ledger.expire()
     clock.passes(seconds=1)
@@ -892,9 +894,9 @@ def test_spend_since_and_until(lived: Ledger) -> None:
 
 @pytest.mark.parametrize("name", ['a"b', "größe", "a.b", "$", "tag:x", "it's", "", "model", "[0]"])
 def test_spend_is_grouped_by_a_tag_of_any_name(ledger: Ledger, name: str) -> None:
-    tags = json.dumps({name: "x"}, ensure_ascii=False)
-    ledger.settle(held(ledger.reserve(Asked("c1.1", tags=tags), cents(10))), Charge(10 * CENT, 0))
-    ledger.settle(held(ledger.reserve("c2.1", cents(1), tags={name: "x"})), Charge(CENT, 0))
+    for number, amount in enumerate((10, 1)):
+        asked = Asked(f"c{number}.1", tags={name: "x"})
+        ledger.settle(held(ledger.reserve(asked, cents(amount))), Charge(amount * CENT, 0))
 
     assert groups(ledger, f"tag:{name}") == {"x": Decimal("0.11")}
 
@@ -1041,7 +1043,7 @@ def eventful(ledger: Ledger, clock: Clock) -> Path:
     )
 
     def reserve(attempt: str, amount: float) -> Reservation:
-        return held(ledger.reserve(attempt, cents(amount), budgets, tags={"user": attempt[0]}, lease_s=600))
+        return held(ledger.reserve(Asked(attempt, tags={"user": attempt[0]}), cents(amount), budgets, lease_s=600))
 
     for number in range(3):
         ledger.settle(reserve(f"old{number}.1", 1), Charge(CENT // 2, 3))

@@ -110,7 +110,7 @@ def test_names_of_tags_are_found_wherever_they_are_kept_the_most_used_first(stor
         )
     )
     story.now += 5 * DAY_S
-    story.ledger.reserve(Asked("c3.1", tags='{"late": "1"}'), Need(0, 0))
+    story.ledger.reserve(Asked("c3.1", tags={"late": "1"}), Need(0, 0))
     before = story.ledger.tag_names()
     story.ledger.compact(1)
 

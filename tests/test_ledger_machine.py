@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from llmbridge.errors import AlreadyResolved, LedgerError
 from llmbridge.ledger import (
+    Asked,
     Budget,
     Charge,
     Ledger,
@@ -314,7 +315,7 @@ class LedgerMachine(RuleBasedStateMachine):
         call = f"c{self.calls}"
         attempt, tags = f"{call}.{self.attempts}", {"user": user} if user is not None else {}
 
-        made = self.handles[second].ledger.reserve(attempt, need, budgets, tags=tags, lease_s=lease_s)
+        made = self.handles[second].ledger.reserve(Asked(attempt, tags=tags), need, budgets, lease_s=lease_s)
 
         at_us = self.commit(second)
         places = {budget.name: self.place(budget, user, at_us) for budget in budgets}

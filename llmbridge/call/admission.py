@@ -8,7 +8,6 @@ counts money or tokens: what its model can say at most, or what the tightest bud
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import threading
 import time
@@ -26,7 +25,6 @@ from llmbridge.waiting import Pauses
 
 log = logging.getLogger("llmbridge")
 T = TypeVar("T")
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 # Beyond the call's deadline: what a process needs to resolve what it has reserved.
 LEASE_MARGIN_S = 60.0
 _UNBOUNDED = "how much the answer can be at most is not known, or more than can be counted: give max_tokens="
@@ -101,8 +99,7 @@ def _reserve(
     ledger: Ledger, request: Request, worst: WorstCase, budgets: Sequence[Budget], applicant: Applicant, *, capped: bool
 ) -> Pauses[Admitted]:
     """Try the cheap bound, then the close one, then shorter answers where that is allowed."""
-    tags = _encode(applicant.tags) if applicant.tags else "{}"
-    asked = Asked(applicant.attempt, request.model, request.provider, request.verb, tags, applicant.reason)
+    asked = Asked(applicant.attempt, request.model, request.provider, request.verb, applicant.tags, applicant.reason)
     patience_s = applicant.remaining_s if budgets else min(applicant.remaining_s / 2, UNCAPPED_PATIENCE_S)
     give_up = time.monotonic() + patience_s
 
@@ -111,7 +108,6 @@ def _reserve(
             asked,
             need_of(worst),
             budgets,
-            tags=applicant.tags,
             lease_s=applicant.remaining_s + LEASE_MARGIN_S,
             patience_s=max(give_up - time.monotonic(), 0.0),
         )

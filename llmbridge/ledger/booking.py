@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from llmbridge.errors import AlreadyResolved, LedgerError
 from llmbridge.ledger.budget import Budget, Unit
-from llmbridge.ledger.need import Asked, Charge, Need
+from llmbridge.ledger.need import Asked, Charge, Need, tags_text
 from llmbridge.ledger.transaction import Connection
 from llmbridge.record import BudgetAlert
 
@@ -101,9 +101,9 @@ def budget_id(db: Connection, budget: Budget) -> int:
     return int(found[0])
 
 
-def counter(db: Connection, budget: Budget, row: int, scope: str, asked: Asked, at_us: int) -> Counter:
-    """The counter of *budget* (whose row is *row*) for *scope* at *at_us*, made if there is none."""
-    window = budget.window
+def counter(db: Connection, budget: Budget, row: int, asked: Asked, at_us: int) -> Counter:
+    """The counter of *budget* (whose row is *row*) that *asked* takes from at *at_us*, made if there is none."""
+    window, scope = budget.window, budget.scope(asked.tags)
     span = window.span(at_us)
     key = (budget.name, budget.unit, at_us, row, scope, asked.call if window.kind == "call" else "", span.starts_us)
     found = db.execute(_COUNTER, key).fetchone()
@@ -169,8 +169,8 @@ def insert(
     row = db.execute(
         _INSERT,
         (
-            asked.attempt, at_us, at_us + lease_us, asked.verb, asked.model, asked.provider, asked.tags, asked.reason,
-            need.nanousd, need.tokens, _json(held),
+            asked.attempt, at_us, at_us + lease_us, asked.verb, asked.model, asked.provider, tags_text(asked.tags),
+            asked.reason, need.nanousd, need.tokens, _json(held),
         ),
     ).lastrowid  # fmt: skip
     assert row is not None

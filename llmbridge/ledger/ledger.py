@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -103,7 +102,6 @@ class Ledger(Questions):
         need: Need,
         budgets: Sequence[Budget] = (),
         *,
-        tags: Mapping[str, str] | None = None,
         lease_s: float = 660.0,
     ) -> Reservation | Refusal:
         """Hold *need* in every one of *budgets* that covers the model, or in none: then a Refusal says why.
@@ -111,7 +109,7 @@ class Ledger(Questions):
         A reservation whose lease ends unresolved is charged as uncertain. Costs one transaction, some 40 microseconds.
         Raises LedgerError.
         """
-        return wait(self.reserving(attempt, need, budgets, tags=tags, lease_s=lease_s))
+        return wait(self.reserving(attempt, need, budgets, lease_s=lease_s))
 
     def reserving(
         self,
@@ -119,16 +117,15 @@ class Ledger(Questions):
         need: Need,
         budgets: Sequence[Budget] = (),
         *,
-        tags: Mapping[str, str] | None = None,
         lease_s: float = 660.0,
         patience_s: float = math.inf,
     ) -> Pauses[Reservation | Refusal]:
         """Same as reserve(), as pauses; waits no longer than *patience_s*, nor than the ledger's own."""
-        asked = attempt if isinstance(attempt, Asked) else Asked(attempt, tags=json.dumps(tags) if tags else "{}")
+        asked = attempt if isinstance(attempt, Asked) else Asked(attempt)
         if not (math.isfinite(lease_s) and lease_s > 0):
             raise ValueError(f"lease_s is a number of seconds above 0, not {lease_s!r}")
         applying = [budget for budget in budgets if budget.covers(asked.model)]
-        step = functools.partial(self._reserve, asked, need, applying, tags or {}, int(lease_s * 1e6))
+        step = functools.partial(self._reserve, asked, need, applying, int(lease_s * 1e6))
         made = _at_once(step) or (yield from patiently(step, min(patience_s, self._patience_s)))
         if isinstance(made, Refusal) and self._upkeep.pending:  # it may fit when what was given back is written
             yield from self._upkeep.written(0.05)
@@ -319,9 +316,7 @@ class Ledger(Questions):
         self._latest_us = now
         return now
 
-    def _reserve(
-        self, asked: Asked, need: Need, budgets: list[Budget], tags: Mapping[str, str], lease_us: int
-    ) -> Reservation | Refusal:
+    def _reserve(self, asked: Asked, need: Need, budgets: list[Budget], lease_us: int) -> Reservation | Refusal:
         fresh: dict[Budget, int] = {}
         with self._file.transaction() as db:
             now = self._now(db)
@@ -330,7 +325,7 @@ class Ledger(Questions):
                 row = self._rows.get(budget)
                 if row is None:
                     row = fresh[budget] = booking.budget_id(db, budget)
-                counters.append(booking.counter(db, budget, row, budget.scope(tags), asked, now))
+                counters.append(booking.counter(db, budget, row, asked, now))
             refusal = refusal_of(counters, need, now)
             if refusal is None:
                 made = booking.insert(db, asked, need, counters, now, lease_us)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from llmbridge.ledger.budget import LARGEST, Unit
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Asked:
     model: str = ""
     provider: str = ""
     verb: str = "chat"
-    tags: str = "{}"
+    tags: Mapping[str, str] = field(default_factory=dict)
     reason: str = "initial"
 
     def __post_init__(self) -> None:
@@ -64,6 +69,11 @@ class Asked:
     @property
     def call(self) -> str:
         return self.attempt.partition(".")[0]
+
+
+def tags_text(tags: Mapping[str, str]) -> str:
+    """As a row holds them: JSON."""
+    return _encode(dict(tags)) if tags else "{}"
 
 
 def _require_amounts(*amounts: int | None) -> None:

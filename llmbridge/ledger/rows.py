@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from llmbridge.errors import AlreadyResolved, LedgerError
 from llmbridge.ledger.booking import Facts
+from llmbridge.ledger.need import tags_text
 from llmbridge.ledger.transaction import Connection
 from llmbridge.money import nanousd, usd
 from llmbridge.record import AttemptRecord, CallRecord, sum_usd
@@ -54,7 +55,7 @@ def write_call(db: Connection, record: CallRecord) -> None:
             record.id,
             int(record.started_at * 1e6),
             _encode(record.models),
-            _encode(record.tags) if record.tags else "{}",
+            tags_text(record.tags),
             nanousd(record.saved_usd or 0),
             *(_plain(getattr(record, name)) for name in _CALL),
         ),
