@@ -88,6 +88,8 @@ class Connection:
             await self._stream.write(data, limit_s)
 
     async def _take(self, answer: Answer) -> None:
+        if answer.error is not None:
+            raise answer.error
         answer.feed(await self._stream.read(READ_BYTES, self._read_s))
 
 
@@ -102,6 +104,7 @@ class Answer:
         self.begun = False  # the head is there
         self.ended = False
         self.keeps_alive = False  # known at the end
+        self.error: Exception | None = None  # after what `pieces` hold
         self.pieces: list[bytes] = []
         self._has_body = has_body
         self._ends_with_connection = False
@@ -115,7 +118,7 @@ class Answer:
         return taken
 
     def feed(self, data: bytes) -> None:
-        """Read on in what came; nothing: the other side has hung up. Raises httpcore.RemoteProtocolError."""
+        """Read on in what came; nothing: the other side has hung up."""
         if not data:
             self._hang_up()
             return
@@ -123,27 +126,32 @@ class Answer:
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:  # the latter: nobody asked for it
             self.keeps_alive = False
-            if not self.ended:
-                raise httpcore.RemoteProtocolError(f"this is not HTTP/1.1: {error}") from error
+            self._is_wrong(f"this is not HTTP/1.1: {error}")
         if not self.begun and self._head_size > MOST_HEAD:
-            raise httpcore.RemoteProtocolError(f"the headers are longer than {MOST_HEAD:,} bytes")
+            self._is_wrong(f"the headers are longer than {MOST_HEAD:,} bytes")
         if self.ended:
             del self._parser  # which refers to this: the collector would have to find that
 
     def _hang_up(self) -> None:
         if not self.begun:
-            raise httpcore.RemoteProtocolError("Server disconnected without sending a response.")
-        if not self._ends_with_connection:
-            raise httpcore.RemoteProtocolError("the other side hung up before the end of the body")
-        self.ended = True
+            self._is_wrong("the other side hung up before it had answered")
+        elif not self._ends_with_connection:
+            self._is_wrong("the other side hung up before the end of the body")
+        else:
+            self.ended = True
+
+    def _is_wrong(self, why: str) -> None:
+        if not (self.ended or self.error):
+            self.error = httpcore.RemoteProtocolError(why)
 
     def on_message_begin(self) -> None:
         self.keeps_alive = False  # after the end: nobody has asked for another one
 
     def on_status(self, reason: bytes) -> None:
-        self.reason += reason
+        if not self.begun:
+            self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.begun:  # else it is a trailer

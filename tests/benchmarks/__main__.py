@@ -30,6 +30,7 @@ USUAL = {
     ("calls", "acomplete, one at a time", OURS): 1.0,
     ("calls", "acomplete, 64 tasks", OURS): 1.15,
     ("streams", f"stream, each chunk of {CHUNKS}", OURS): 0.5,
+    ("streams", f"astream, each chunk of {CHUNKS}", OURS): 1.0,
     ("ledger", "reserve and settle", "1 budget"): 2.9,
     ("tracing", "a record and its trace, listened to by", "SDK, spans in batches"): 23.0,
 }

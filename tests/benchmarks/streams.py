@@ -19,7 +19,7 @@ def tables(stage: Stage, rounds: int, *, short: bool = False) -> Iterator[Table]
     """Two for each colour. A round is paired, as everywhere; what it takes is taken by who reads the stream."""
     who = (LITELLM, OURS) if short else (HTTPX, SDK, LITELLM, BARE, OURS, TRACED)
     all_ = stage.contenders(who)
-    for verb in ("stream",) if short else ("stream", "astream"):
+    for verb in ("stream", "astream"):
         firsts: dict[str, list[Took]] = {each: [] for each in who}
 
         def read(each: str, verb: str = verb, firsts: dict[str, list[Took]] = firsts) -> Took:
