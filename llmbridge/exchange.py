@@ -2,8 +2,9 @@
 
 A blocking stream is closed by whoever reads it, never by the garbage collector: httpcore's pool takes a lock to give a
 connection back, and the collector may run inside that very lock, in the thread that holds it, which would then wait for
-itself for ever. So a stream that is open is held here (`under_way`), its generators with it; and one that a finalizer
-closes while its thread is asking something else waits in `left` for the next call.
+itself for ever. (Our own connections have none, but know no proxy, and LiteLLM has clients of its own.) So a stream
+that is open is held here (`under_way`), its generators with it; and one that a finalizer closes while its thread is
+asking something else waits in `left` for the next call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over one async connection: h11 writes the request, httptools reads the answer.
+"""HTTP/1.1 over one connection: h11 writes the request, httptools reads the answer.
 
 httpcore reads with h11 too, which is Python, and takes each chunk of a body for itself: a tenth of what a stream
 costs. httptools is Node's parser, in C; chunks that have come together stay together.
@@ -6,19 +6,19 @@ costs. httptools is Node's parser, in C; chunks that have come together stay tog
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterable
 from typing import Any
 
 import h11
 import httpcore
 import httptools
 
-from llmbridge.network import Stream
+from llmbridge.network import BlockingStream, Stream
 
 
 MOST_HEAD = 100 * 1024  # bytes, of a status line and headers; as much as httpcore takes
 READ_BYTES = 64 * 1024
-# What h11 takes from a server in the blocking colour, and llhttp only if told to.
+# What h11 takes from a server, and llhttp only if told to.
 _LENIENT = {
     "lenient_headers": True,
     "lenient_chunked_length": True,
@@ -30,7 +30,7 @@ _LENIENT = {
 class Connection:
     """For one request at a time, and the next one if the answer came to its end."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream | BlockingStream) -> None:
         self._stream = stream
         self._answer: Answer | None = None
         self._was_sent = False
@@ -70,12 +70,17 @@ class Connection:
     async def _send(self, request: httpcore.Request, limit_s: float | None) -> None:
         self._was_sent = False
         writer = h11.Connection(h11.CLIENT)
-        assert isinstance(request.stream, AsyncIterable)
+        pieces = request.stream
         try:
             head = h11.Request(method=request.method, target=request.url.target, headers=request.headers)
             await self._write(writer.send(head), limit_s)
-            async for piece in request.stream:
-                await self._write(writer.send(h11.Data(piece)), limit_s)
+            if isinstance(pieces, Iterable):  # also in the async colour: they are in memory
+                for piece in pieces:
+                    await self._write(writer.send(h11.Data(piece)), limit_s)
+            else:
+                assert isinstance(pieces, AsyncIterable)
+                async for piece in pieces:
+                    await self._write(writer.send(h11.Data(piece)), limit_s)
             await self._write(writer.send(h11.EndOfMessage()), limit_s)
             self._was_sent = True
         except h11.LocalProtocolError as error:

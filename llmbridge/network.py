@@ -1,13 +1,14 @@
-"""The bytes under an async connection: asyncio's transports, with httpcore's errors.
+"""The bytes under a connection: asyncio's transports, or httpcore's blocking sockets, with httpcore's errors.
 
-httpcore's own way there, anyio, arms two cancel scopes for each read and write, has the selector listen anew for each
-read, and goes round the event loop once more: a twelfth of a call among 64. asyncio.StreamReader was not taken, as its
-limit of time is an asyncio.timeout, and its buffer a copy.
+httpcore's own way in the async colour, anyio, arms two cancel scopes for each read and write, has the selector listen
+anew for each read, and goes round the event loop once more: a twelfth of a call among 64. asyncio.StreamReader was not
+taken, as its limit of time is an asyncio.timeout, and its buffer a copy.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import ssl
 from collections import deque
@@ -33,6 +34,14 @@ async def connect(host: str, port: int, limit_s: float | None) -> Stream:
     except (OSError, UnicodeError) as error:  # the latter of a name that is none
         raise httpcore.ConnectError(str(error)) from error
     return stream
+
+
+def connect_blocking(host: str, port: int, limit_s: float | None) -> httpcore.NetworkStream:
+    """Same as connect(), of any thread."""
+    try:
+        return httpcore.SyncBackend().connect_tcp(host, port, limit_s)
+    except UnicodeError as error:
+        raise httpcore.ConnectError(str(error)) from error
 
 
 class Stream(asyncio.Protocol):
@@ -171,6 +180,51 @@ class Stream(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiting is not None:
             _done(self._waiting, True)
+
+
+class BlockingStream:
+    """Same as Stream, for a thread: its coroutines never wait for anybody, as httpcore's stream blocks in them."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._limit_s: float | None = None
+        self._is_open = True
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._held:
+            with contextlib.suppress(httpcore.WriteError):  # as the other side may have answered
+                self._send()
+        return self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._held.append(buffer)
+        self._held_size += len(buffer)
+        self._limit_s = timeout
+        if self._held_size >= MOST_HELD:
+            self._send()
+
+    def close(self) -> None:
+        self._is_open = False
+        self._stream.close()
+
+    def is_open(self) -> bool:
+        return self._is_open
+
+    def is_quiet(self) -> bool:
+        return self._is_open and not self._stream.get_extra_info("is_readable")
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def _send(self) -> None:
+        held, self._held, self._held_size = self._held, [], 0
+        try:
+            self._stream.write(b"".join(held), self._limit_s)
+        except httpcore.WriteError:
+            self._is_open = False
+            raise
 
 
 def _done(waiting: asyncio.Future[bool], happened: bool) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from llmbridge.connections import Transport
+from llmbridge.connections import BlockingTransport, Transport
 from llmbridge.exchange import Exchange, close_left, current, is_asking_another, is_loopback, left, under_way
 
 
@@ -88,9 +88,9 @@ async def _on_async_response(response: httpx.Response) -> None:
 
 
 # A socket's timeout starts anew with every byte, so a provider that sends one byte a second would be listened to for
-# ever. The total is kept where the bytes are read: httpcore shows each new connection to a "trace" function, and its
-# `read` is bounded there by what is left of the exchange that is current when it is called. A watchdog thread that
-# shuts the socket down was tried first; it knows no socket until the headers are there.
+# ever. The total is kept where the bytes are read: a "trace" function is shown each new connection, by ours as by
+# httpcore, and its `read` is bounded there by what is left of the exchange that is current at the call. A watchdog
+# thread that shuts the socket down was tried first; it knows no socket until the headers are there.
 _CONNECTED = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")
 
 
@@ -224,7 +224,10 @@ def _settings() -> dict[str, Any]:
 
 def new_client() -> httpx.Client:
     """A sync client that reports to the current exchange."""
-    return _Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **_settings())
+    settings = _settings()
+    if not urllib.request.getproxies():  # which httpx reads for itself, unless it is given a transport
+        settings["transport"] = BlockingTransport()
+    return _Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **settings)
 
 
 def new_async_client() -> httpx.AsyncClient:
@@ -268,7 +271,8 @@ def async_client() -> httpx.AsyncClient:
 def forget_client() -> None:
     """Let the next sync call open a client of its own.
 
-    After a KeyboardInterrupt inside httpcore its pool's lock may stay taken, and every later call would wait for it.
+    After a KeyboardInterrupt inside httpcore, which is there for proxies, its pool's lock may stay taken, and every
+    later call would wait for it.
     """
     global _client
     _client = None

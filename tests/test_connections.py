@@ -1,20 +1,29 @@
-"""The connections of the async colour: opened, kept, used again, given back."""
+"""The connections of both colours: opened, kept, used again, given back."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 
-from llmbridge import Bridge, Model, connections, wire
+from llmbridge import Bridge, LLMBridgeError, Model, connections, wire
+from tests.conftest import Run
 from tests.simulator import Fault, Reply, Simulator
 from tests.simulator.connection import Connection
 from tests.test_complete import FISH
+
+
+Together = Callable[..., None]
+QUESTION = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": FISH}]}
 
 
 @pytest.fixture
@@ -42,6 +51,23 @@ def asked(bridge: Bridge, model: Model, *waves: int) -> None:
     asyncio.run(ask())
 
 
+def held(bridge: Bridge, model: Model, *waves: int) -> None:
+    """So many blocking streams, opened before the first one is read, one wave after the other."""
+    wire.forget_client()
+    for streams in waves:
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(bridge.stream(FISH, model=model, cache="off")) for _ in range(streams)]
+            firsts = [next(chunks) for chunks in opened]
+            for first, chunks in zip(firsts, opened, strict=True):
+                assert first.text + "".join(chunk.text for chunk in chunks) == "Trout."
+
+
+def room(client: httpx.Client | httpx.AsyncClient) -> int:
+    """How many more requests may be under way."""
+    pool: Any = client._transport._pool  # type: ignore[attr-defined]
+    return int(pool._room.qsize() if isinstance(client, httpx.Client) else pool._room._value)
+
+
 def read(bridge: Bridge, verb: str, model: Model, times: int) -> list[str]:
     """The text of so many streams, one after the other, each read to its end."""
 
@@ -63,10 +89,11 @@ def read(bridge: Bridge, verb: str, model: Model, times: int) -> list[str]:
     return texts
 
 
-def test_tasks_at_the_same_time_open_a_connection_each_and_use_it_again(
-    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection]
+@pytest.mark.parametrize("together", [asked, held])
+def test_what_is_asked_at_the_same_time_opens_a_connection_each_and_uses_it_again(
+    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection], together: Together
 ) -> None:
-    asked(fresh_default, gpt, 40, 40, 40)
+    together(fresh_default, gpt, 40, 40, 40)
 
     assert (len(sim.requests), len(opened)) == (120, 40)
 
@@ -81,24 +108,99 @@ def test_no_more_requests_than_there_is_room_for_are_under_way(
     assert (len(sim.requests), len(opened)) == (12, 3)
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_who_finds_no_room_waits_no_longer_than_may_be_waited(
+    sim: Simulator, gpt: Model, run: Run, monkeypatch: pytest.MonkeyPatch, colour: str
+) -> None:
+    monkeypatch.setattr(connections, "MOST", 1)
+    url, waits = f"{gpt.api_base}/chat/completions", httpx.Timeout(10, pool=0.01)
+
+    async def ask() -> None:
+        async with wire.new_async_client() as client, client.stream("POST", url, json=QUESTION):
+            await client.post(url, json=QUESTION, timeout=waits)
+
+    def blocking() -> None:
+        with wire.new_client() as client, client.stream("POST", url, json=QUESTION):
+            client.post(url, json=QUESTION, timeout=waits)
+
+    with pytest.raises(httpx.PoolTimeout, match="1 requests are under way already"):
+        run(ask()) if colour == "async" else blocking()
+    assert len(sim.requests) == 1
+
+
+@pytest.mark.parametrize("together", [asked, held])
 def test_more_idle_connections_than_are_kept_are_closed(
-    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+    sim: Simulator,
+    gpt: Model,
+    fresh_default: Bridge,
+    opened: list[Connection],
+    monkeypatch: pytest.MonkeyPatch,
+    together: Together,
 ) -> None:
     monkeypatch.setattr(connections, "MOST_IDLE", 2)
 
-    asked(fresh_default, gpt, 5, 5)
+    together(fresh_default, gpt, 5, 5)
 
     assert len(opened) == 5 + 3
 
 
+@pytest.mark.parametrize("together", [asked, held])
 def test_a_connection_that_was_idle_for_long_is_not_used_again(
-    sim: Simulator, gpt: Model, fresh_default: Bridge, opened: list[Connection], monkeypatch: pytest.MonkeyPatch
+    sim: Simulator,
+    gpt: Model,
+    fresh_default: Bridge,
+    opened: list[Connection],
+    monkeypatch: pytest.MonkeyPatch,
+    together: Together,
 ) -> None:
     monkeypatch.setattr(connections, "IDLE_S", -1)
 
-    asked(fresh_default, gpt, 1, 1)
+    together(fresh_default, gpt, 1, 1)
 
     assert len(opened) == 2
+
+
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    opened = 0
+
+    def setup(self) -> None:
+        super().setup()
+        Echo.opened += 1
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_threads_share_connections_and_each_has_its_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Echo, "opened", 0)
+
+    def ask(client: httpx.Client, number: int) -> bool:
+        body = f"{number};".encode() * (1 + number % 7 * 5_000)
+        with client.stream("POST", url, content=body) as response:
+            if number % 10 == 9:
+                return True  # left unread: its connection is nobody's any more
+            return response.read() == body
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server, wire.new_client() as client:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        with ThreadPoolExecutor(16) as pool:
+            own = list(pool.map(lambda number: ask(client, number), range(400)))
+        client.close()
+        server.shutdown()
+        thread.join()
+        assert room(client) == connections.MOST
+
+    assert all(own)
+    assert Echo.opened <= 16 + 40
 
 
 @pytest.mark.parametrize("provider", ["openai", "groq", "anthropic", "gemini", "ollama"])
@@ -126,7 +228,8 @@ def test_a_stream_whose_body_has_no_end_is_over_all_the_same(
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
-def test_a_connection_that_the_other_side_has_closed_is_not_used_again() -> None:
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_connection_that_the_other_side_has_closed_is_not_used_again(colour: str, run: Run) -> None:
     gone = threading.Event()
 
     async def ask(url: str) -> list[int]:
@@ -134,6 +237,12 @@ def test_a_connection_that_the_other_side_has_closed_is_not_used_again() -> None
             statuses = [(await client.post(url)).status_code]
             gone.wait(10)  # the event loop sees nothing of it
             return [*statuses, (await client.post(url)).status_code]
+
+    def blocking(url: str) -> list[int]:
+        with wire.new_client() as client:
+            statuses = [client.post(url).status_code]
+            gone.wait(10)
+            return [*statuses, client.post(url).status_code]
 
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -146,7 +255,8 @@ def test_a_connection_that_the_other_side_has_closed_is_not_used_again() -> None
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        statuses = asyncio.run(ask(f"http://127.0.0.1:{server.getsockname()[1]}/"))
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        statuses = run(ask(url)) if colour == "async" else blocking(url)
         thread.join()
 
     assert statuses == [200, 200]
@@ -189,7 +299,31 @@ def test_a_request_takes_room_until_it_is_over(how: str, sim: Simulator, gpt: Mo
         gc.collect()
         for _ in range(5):  # the event loop closes what was dropped
             await asyncio.sleep(0)
-        pool: Any = wire.async_client()._transport._pool  # type: ignore[attr-defined]
-        return int(pool._room._value)
+        return room(wire.async_client())
 
     assert asyncio.run(ask()) == connections.MOST
+
+
+@pytest.mark.parametrize("how", ["read", "left", "failed", "refused", "dropped"])
+def test_a_blocking_request_takes_room_until_it_is_over(
+    how: str, sim: Simulator, gpt: Model, fresh_default: Bridge
+) -> None:
+    steps = {"failed": Fault.cut(after_events=2), "refused": Fault.status(500)}
+    sim.script(steps.get(how, Reply(pieces=["a", "b", "c"])))
+    wire.forget_client()
+
+    def read() -> None:
+        if how == "dropped":
+            next(fresh_default.stream(FISH, model=gpt))
+            return
+        with fresh_default.stream(FISH, model=gpt) as chunks:
+            for _ in chunks:
+                if how == "left":
+                    break
+                assert room(wire.client()) < connections.MOST
+
+    with pytest.raises(LLMBridgeError) if how in ("failed", "refused") else contextlib.nullcontext():
+        read()
+    gc.collect()
+
+    assert room(wire.client()) == connections.MOST

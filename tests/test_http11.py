@@ -1,4 +1,4 @@
-"""HTTP/1.1 of the async colour: another reader than the blocking one's, and the same answers. Against real sockets."""
+"""HTTP/1.1 of both colours: another reader than httpx's own, and the same answers. Against real sockets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import contextlib
 import itertools
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import h11
 import httpcore
 import httpx
 import pytest
@@ -80,8 +80,17 @@ def _told(response: httpx.Response) -> Told:
     return response.status_code, response.reason_phrase, response.headers.raw, response.content
 
 
+def reference(url: str, method: str = "POST") -> Told:
+    """By httpx's own transport, whose reader is h11."""
+    return _by(httpx.Client(trust_env=False), url, method)
+
+
 def blocking(url: str, method: str = "POST") -> Told:
-    with wire.new_client() as client:
+    return _by(wire.new_client(), url, method)
+
+
+def _by(client: httpx.Client, url: str, method: str) -> Told:
+    with client:
         try:
             return _told(client.request(method, url, content=None if method == "HEAD" else b"fish!"))
         except httpx.HTTPError as error:
@@ -98,6 +107,42 @@ async def asynchronous(url: str, method: str = "POST") -> Told:
 
 def _ok(*headers: bytes, body: bytes = b"") -> bytes:
     return b"\r\n".join([b"HTTP/1.1 200 OK", *headers, b"", body])
+
+
+Content = bytes | Callable[[], Iterator[bytes]]
+
+
+class Post(Protocol):
+    def __call__(self, url: str, times: int = 1, content: Content = ..., **headers: str) -> list[httpx.Response]: ...
+
+
+@pytest.fixture(params=["sync", "async"])
+def post(request: pytest.FixtureRequest, run: Run) -> Post:
+    """Post so many times with a client of the wire's, the sync or the async one."""
+
+    def sync(url: str, times: int = 1, content: Content = b"fish!", **headers: str) -> list[httpx.Response]:
+        with wire.new_client() as client:
+            return [
+                client.post(url, content=content() if callable(content) else content, headers=headers)
+                for _ in range(times)
+            ]
+
+    async def each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+            await asyncio.sleep(0)
+
+    async def asked(url: str, times: int, content: Content, headers: dict[str, str]) -> list[httpx.Response]:
+        async with wire.new_async_client() as client:
+            return [
+                await client.post(url, content=each(content()) if callable(content) else content, headers=headers)
+                for _ in range(times)
+            ]
+
+    def asynchronous(url: str, times: int = 1, content: Content = b"fish!", **headers: str) -> list[httpx.Response]:
+        return run(asked(url, times, content, headers))
+
+    return sync if request.param == "sync" else asynchronous
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -141,26 +186,27 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=[f"an answer {name}" for name in ANSWERS])
-def test_both_colours_are_told_the_same_of(answer: bytes, run: Run) -> None:
-    with saying(answer, connections=2) as server:
-        assert run(asynchronous(server.url)) == blocking(server.url)
-    assert server.requests[0].endswith(b"\r\n\r\nfish!")
+def test_both_colours_are_told_what_httpx_is_told_of(answer: bytes, run: Run) -> None:
+    with saying(answer, connections=3) as server:
+        assert run(asynchronous(server.url)) == blocking(server.url) == reference(server.url)
+    assert [request.endswith(b"\r\n\r\nfish!") for request in server.requests] == [True] * 3
 
 
 NONE = ("cut", "of no", "of another", "of two", "of chunks", "of endless")
 
 
-def test_an_answer_that_is_none_is_an_error_and_no_other_is(run: Run) -> None:
+def test_an_answer_that_is_none_is_an_error_and_no_other_is() -> None:
     for name, answer in ANSWERS.items():
         with saying(answer) as server:
-            told = run(asynchronous(server.url))
+            told = blocking(server.url)
         assert (told == "RemoteProtocolError") == name.startswith(NONE)
 
 
 def test_an_answer_to_head_has_no_body(run: Run) -> None:
-    with saying(_ok(b"Content-Length: 5"), connections=2) as server:
-        assert run(asynchronous(server.url, "HEAD")) == blocking(server.url, "HEAD")
-    assert [request[:5] for request in server.requests] == [b"HEAD "] * 2
+    with saying(_ok(b"Content-Length: 5"), connections=3) as server:
+        told = run(asynchronous(server.url, "HEAD"))
+        assert told == blocking(server.url, "HEAD") == reference(server.url, "HEAD")
+    assert [request[:5] for request in server.requests] == [b"HEAD "] * 3
 
 
 def _read(*pieces: bytes) -> tuple[int, bytes, list[tuple[bytes, bytes]], bytes, bool]:
@@ -203,6 +249,17 @@ def test_a_protocol_that_nobody_asked_for_is_an_error() -> None:
 
 
 def test_what_came_before_an_error_is_read_before_it(run: Run) -> None:
+    def blocking_read(url: str) -> list[bytes]:
+        pieces = []
+        with (
+            wire.new_client() as client,
+            client.stream("POST", url, content=b"fish!") as response,
+            pytest.raises(httpx.RemoteProtocolError),
+        ):
+            for piece in response.iter_raw():
+                pieces.append(piece)  # noqa: PERF402 - it ends in an error
+        return pieces
+
     async def read(url: str) -> list[bytes]:
         pieces = []
         async with wire.new_async_client() as client, client.stream("POST", url, content=b"fish!") as response:
@@ -211,8 +268,8 @@ def test_what_came_before_an_error_is_read_before_it(run: Run) -> None:
                     pieces.append(piece)  # noqa: PERF401 - it ends in an error
         return pieces
 
-    with saying(_ok(CHUNKED, body=b"5\r\ntrout\r\nand no chunk")) as server:
-        assert run(read(server.url)) == [b"trout"]
+    with saying(_ok(CHUNKED, body=b"5\r\ntrout\r\nand no chunk"), connections=2) as server:
+        assert run(read(server.url)) == blocking_read(server.url) == [b"trout"]
 
 
 def test_headers_have_an_end_or_are_an_error() -> None:
@@ -238,14 +295,10 @@ def test_headers_have_an_end_or_are_an_error() -> None:
     ],
 )
 def test_a_connection_is_used_again_only_after_an_answer_that_is_over(
-    answer: bytes, connections: int, run: Run
+    answer: bytes, connections: int, post: Post
 ) -> None:
-    async def twice() -> list[bytes]:
-        async with wire.new_async_client() as client:
-            return [(await client.post(server.url, content=b"fish!")).content for _ in range(2)]
-
     with saying(answer, answer, connections=connections) as server:
-        assert run(twice()) == [b"hi", b"hi"]
+        assert [each.content for each in post(server.url, 2)] == [b"hi", b"hi"]
     assert server.connections == connections
 
 
@@ -263,49 +316,39 @@ def test_a_connection_is_used_again_only_after_an_answer_that_is_over(
         {"Content-Length": "many"},
     ],
 )
-def test_a_request_that_would_not_be_one_is_not_sent_by_either_colour(headers: dict[str, str], run: Run) -> None:
-    async def post(url: str) -> None:
-        async with wire.new_async_client() as client:
-            await client.post(url, content=b"fish!", headers=headers)
-
-    with saying(_ok(b"Content-Length: 2", body=b"hi"), connections=2) as server:
-        with pytest.raises(httpx.LocalProtocolError):
-            run(post(server.url))
-        assert server.requests == []
-        # Where the length is wrong, httpcore lets h11's own error through.
-        with wire.new_client() as client, pytest.raises((httpx.LocalProtocolError, h11.LocalProtocolError)):
-            client.post(server.url, content=b"fish!", headers=headers)
-
-
-def test_a_request_of_unknown_length_goes_in_chunks(run: Run) -> None:
-    async def fish() -> AsyncIterator[bytes]:
-        yield b"trout, "
-        yield b"pike!"
-
-    async def post(url: str) -> int:
-        async with wire.new_async_client() as client:
-            return (await client.post(url, content=fish())).status_code
-
+def test_a_request_that_would_not_be_one_is_not_sent(headers: dict[str, str], post: Post) -> None:
     with saying(_ok(b"Content-Length: 2", body=b"hi")) as server:
-        assert run(post(server.url)) == 200
+        with pytest.raises(httpx.LocalProtocolError):
+            post(server.url, **headers)
+        assert server.requests == []
+
+
+def test_a_request_of_unknown_length_goes_in_chunks(post: Post) -> None:
+    with saying(_ok(b"Content-Length: 2", body=b"hi")) as server:
+        (answer,) = post(server.url, content=lambda: iter([b"trout, ", b"pike!"]))
 
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert answer.status_code == 200
     assert b"transfer-encoding: chunked" in head.lower()
     assert body == b"7\r\ntrout, \r\n5\r\npike!\r\n0\r\n\r\n"
 
 
-def test_an_answer_that_came_before_the_request_was_read_is_heard_and_ends_the_connection(run: Run) -> None:
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_an_answer_that_came_before_the_request_was_read_is_heard_and_ends_the_connection(
+    colour: str, run: Run
+) -> None:
     refused = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        told, gone = threading.Event(), threading.Event()
+        url, gone = f"http://127.0.0.1:{listening.getsockname()[1]}/", threading.Event()
 
         def serve() -> None:
             for _ in range(2):
                 with listening.accept()[0] as connection:
+                    connection.recv(10)
                     connection.sendall(refused)
                     connection.shutdown(socket.SHUT_WR)
-                    told.set()
-                    while connection.recv(65_536):
+                    # An event loop hears the end of the answer while it is sending; a thread only that nobody listens.
+                    while colour == "async" and connection.recv(65_536):
                         pass
             gone.set()
 
@@ -318,8 +361,11 @@ def test_an_answer_that_came_before_the_request_was_read_is_heard_and_ends_the_c
 
         async def post() -> list[int]:
             async with wire.new_async_client() as client:
-                url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
                 return [(await client.post(url, content=endless())).status_code for _ in range(2)]
 
-        assert run(post()) == [413, 413]
+        def blocking_post() -> list[int]:
+            with wire.new_client() as client:
+                return [client.post(url, content=itertools.repeat(b"x" * 65_536)).status_code for _ in range(2)]
+
+        assert (run(post()) if colour == "async" else blocking_post()) == [413, 413]
         assert gone.wait(10)

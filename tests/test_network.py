@@ -1,4 +1,4 @@
-"""The bytes under an async connection: what goes out, what comes in, what ends it. Against real sockets and TLS."""
+"""The bytes under a connection: what goes out, what comes in, what ends it. Against real sockets and TLS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import ssl
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 import trustme
 
 from llmbridge import wire
-from llmbridge.network import MOST_BUFFERED, MOST_HELD, Stream, connect
+from llmbridge.network import MOST_BUFFERED, MOST_HELD, BlockingStream, Stream, connect, connect_blocking
 from tests.conftest import Run
 
 
@@ -122,15 +123,15 @@ def test_a_read_that_is_cancelled_loses_nothing(run: Run) -> None:
     assert run(ask()) == b"late"
 
 
-async def _silent(stream: Stream, _: socket.socket) -> None:
+async def _silent(stream: Stream | BlockingStream, _: socket.socket) -> None:
     await stream.read(10, timeout=0.01)
 
 
-async def _deaf(stream: Stream, _: socket.socket) -> None:
+async def _deaf(stream: Stream | BlockingStream, _: socket.socket) -> None:
     await stream.write(b"z" * (64 * MEGABYTE), timeout=0.01)
 
 
-async def _reset(stream: Stream, peer: socket.socket) -> None:
+async def _reset(stream: Stream | BlockingStream, peer: socket.socket) -> None:
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     peer.close()
     await stream.read(10, timeout=10)
@@ -190,6 +191,9 @@ def test_where_nobody_can_be_reached_nothing_was_sent(
 
     with pytest.raises(error):
         run(connect(host, port, timeout_s))
+    if timeout_s:  # a thread hears at once that nobody is there
+        with pytest.raises(error):
+            connect_blocking(host, port, timeout_s)
 
 
 def test_an_idle_connection_is_quiet_until_the_other_side_has_said_anything_or_gone(run: Run) -> None:
@@ -204,6 +208,63 @@ def test_an_idle_connection_is_quiet_until_the_other_side_has_said_anything_or_g
             return before + now + [each.is_quiet() for each in (quiet, told, left)]
 
     assert run(ask()) == [True, True, True, True, False, False, True, False, False]
+
+
+@contextlib.contextmanager
+def connected_blocking() -> Iterator[tuple[BlockingStream, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stream = BlockingStream(connect_blocking("127.0.0.1", server.getsockname()[1], 10))
+        with server.accept()[0] as peer:
+            yield stream, peer
+            stream.close()
+
+
+def test_a_thread_sends_headers_and_body_in_one_piece_when_it_waits_for_the_answer(run: Run) -> None:
+    with connected_blocking() as (stream, peer):
+        peer.setblocking(False)
+        run(stream.write(b"headers, "))
+        run(stream.write(b"body"))
+        with pytest.raises(BlockingIOError):
+            peer.recv(100)
+        peer.sendall(b"answer")
+
+        assert run(stream.read(100)) == b"answer"
+        assert peer.recv(100) == b"headers, body"
+
+
+@pytest.mark.parametrize("size", [1, MOST_HELD - 1, MOST_HELD, 8 * MEGABYTE])
+def test_what_a_thread_sends_arrives_whole_in_any_size(run: Run, size: int) -> None:
+    with connected_blocking() as (stream, peer), ThreadPoolExecutor(1) as pool:
+        receiving = pool.submit(_exactly, peer, 2 + size)
+        receiving.add_done_callback(lambda _: peer.sendall(b"thanks"))
+        run(stream.write(b">>"))
+        run(stream.write(b"x" * size, timeout=30))
+
+        assert run(stream.read(10, timeout=30)) == b"thanks"
+        assert receiving.result() == b">>" + b"x" * size
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [(_silent, httpcore.ReadTimeout), (_deaf, httpcore.WriteTimeout), (_reset, httpcore.ReadError)],
+)
+def test_a_thread_gets_the_same_errors(
+    run: Run, what: Callable[[BlockingStream, socket.socket], Coroutine[Any, Any, None]], error: type[Exception]
+) -> None:
+    with connected_blocking() as (stream, peer), pytest.raises(error):
+        run(what(stream, peer))
+
+
+def test_a_threads_connection_on_which_nothing_could_be_sent_is_open_no_more(run: Run) -> None:
+    with connected_blocking() as (stream, peer):
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        assert (stream.is_open(), stream.is_quiet()) == (True, True)
+        peer.close()
+        assert (stream.is_open(), stream.is_quiet()) == (True, False)
+        run(stream.write(b"anybody?"))
+        with contextlib.suppress(httpcore.ReadError):
+            assert run(stream.read(10)) == b""
+        assert not stream.is_open()
 
 
 class Answering(BaseHTTPRequestHandler):
