@@ -36,7 +36,8 @@ SLICE_S = 0.003  # of preparing entries, before they are written; the writing ta
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Since the directory was made, by all processes; the counts of a killed one are lost, up to a hundred.
+    """Since the directory was made, by all processes. The last counts, up to a hundred, of one that is killed, or that
+    ends while others hold the directory, are lost.
 
     `errors` are the times that the directory did not work, or an entry in it was broken, and the cache did without.
     """
