@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -396,3 +397,12 @@ def test_an_organization_that_the_environment_names_later_is_sent(
         ask(FISH, model=gpt)
 
     assert [seen.headers.get("openai-organization") for seen in sim.requests] == ["org-one", "org-two"]
+
+
+@pytest.mark.parametrize("provider", ["openai", "azure", "groq", "anthropic", "gemini", "ollama"])
+def test_no_provider_is_told_what_machine_asks(ask: Ask, sim: Simulator, provider: str) -> None:
+    ask(FISH, model=Model(f"{provider}/fish-1", api_base=sim.api_base(provider), api_key="sk-test-key"))
+
+    told = " ".join(f"{name}: {value}" for name, value in sim.requests[-1].headers.items()).lower()
+    machine = ("linux", "macos", "windows", platform.machine().lower(), platform.python_version())
+    assert not [word for word in machine if word in told]

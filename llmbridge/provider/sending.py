@@ -8,6 +8,7 @@ plain install lacks).
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -135,6 +136,7 @@ def _arguments(
             "caching": False,
             "cache": {"no-cache": True, "no-store": True},
             "no-log": True,
+            "litellm_call_id": str(uuid.uuid4()),
         }
     )
     if is_sdk(client):

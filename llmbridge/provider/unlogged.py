@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +31,7 @@ def logging_object(call_type: str, arguments: Mapping[str, Any]) -> Any:
         stream=arguments.get("stream", False),
         call_type=call_type,
         start_time=datetime.datetime.now(),  # noqa: DTZ005 - as LiteLLM does, which subtracts the two
-        litellm_call_id=str(uuid.uuid4()),
+        litellm_call_id=arguments["litellm_call_id"],
         function_id="",
         supports_correlation_logging=False,
     )
