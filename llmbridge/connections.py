@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import queue
 import time
 import weakref
@@ -94,7 +95,7 @@ class _Connections:
         return httpcore.Response(
             answer.status,
             headers=answer.headers,
-            content=_Body(self, address, connection),
+            content=_Body(connection, functools.partial(self.over, address, connection)),
             extensions={
                 "http_version": answer.http_version,
                 "reason_phrase": answer.reason,
@@ -209,10 +210,9 @@ class BlockingConnections(_Connections):
 class _Body:
     """An answer's body. At its end, or when it is left, the connection is given back, once."""
 
-    def __init__(self, connections: _Connections, address: _Address, connection: Connection) -> None:
-        self._connections: _Connections | None = connections
-        self._address = address
+    def __init__(self, connection: Connection, at_end: Callable[[], None]) -> None:
         self._connection = connection
+        self._at_end = [at_end]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -234,9 +234,11 @@ class _Body:
         self.close()
 
     def close(self) -> None:
-        connections, self._connections = self._connections, None
-        if connections is not None:
-            connections.over(self._address, self._connection)
+        try:
+            at_end = self._at_end.pop()  # which only one of several threads can
+        except IndexError:
+            return
+        at_end()
 
 
 def _finished(work: Coroutine[Any, Any, T]) -> T:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from tests.conftest import Run
 from tests.simulator import Fault, Reply, Simulator
 from tests.simulator.connection import Connection
 from tests.test_complete import FISH
+from tests.test_http11 import saying
 
 
 Together = Callable[..., None]
@@ -201,6 +203,20 @@ def test_threads_share_connections_and_each_has_its_own_answer(monkeypatch: pyte
 
     assert all(own)
     assert Echo.opened <= 16 + 40
+
+
+def test_an_answer_that_several_threads_close_gives_back_its_place_once() -> None:
+    switching = sys.getswitchinterval()
+    with saying(OK, connections=200) as server, wire.new_client() as client, ThreadPoolExecutor(4) as pool:
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(200):
+                with client.stream("POST", server.url, content=b"fish!") as response:
+                    list(pool.map(lambda _: response.stream.close(), range(4)))
+        finally:
+            sys.setswitchinterval(switching)
+
+        assert room(client) == connections.MOST
 
 
 @pytest.mark.parametrize("provider", ["openai", "groq", "anthropic", "gemini", "ollama"])
