@@ -17,6 +17,7 @@ from typing import Any
 import litellm.exceptions
 import pytest
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.litellm_core_utils.litellm_logging import Logging
 
 import llmbridge
 from llmbridge import LLMBridgeError, Params, provider
@@ -230,6 +231,26 @@ def test_no_callback_of_the_application_hears_of_our_calls(
     run(_settled())
 
     assert [event for event in listener.heard if "success" in event or "failure" in event] == []
+
+
+def test_who_listens_to_requests_is_told_of_our_answers_too(ask: Ask, sim: Simulator, listener: Listener) -> None:
+    ask(FISH, **ours(sim, "openai"))
+
+    assert {"pre", "post"} <= {*listener.heard}
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+def test_an_answer_is_written_down_once_more_only_for_litellms_debugging(
+    ask: Ask, sim: Simulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    written: list[object] = []
+    write = Logging.post_call
+    monkeypatch.setattr(Logging, "post_call", lambda self, *a, **k: (written.append(self), write(self, *a, **k)))
+
+    with caplog.at_level(level, "LiteLLM"):
+        ask(FISH, **ours(sim, "openai"))
+
+    assert bool(written) == ("RAW RESPONSE" in caplog.text) == (level == "DEBUG")
 
 
 def test_the_callback_would_hear_of_the_applications_own_calls(sim: Simulator, listener: Listener) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,6 +62,12 @@ def _unlogged() -> Any:
     async def nothing_async(*_: Any, **__: Any) -> None: ...
 
     class Unlogged(Logging):
+        def post_call(self, *args: Any, **kwargs: Any) -> None:
+            """Where LiteLLM writes the answer as JSON once more, for its debugging and for `input_callback`."""
+            heard = litellm().input_callback or self.dynamic_input_callbacks
+            if heard or logging.getLogger("LiteLLM").isEnabledFor(logging.DEBUG):
+                super().post_call(*args, **kwargs)  # type: ignore[no-untyped-call]
+
         success_handler = failure_handler = handle_sync_success_callbacks_for_async_calls = nothing
         async_success_handler = async_failure_handler = nothing_async
         dispatch_success_handlers = dispatch_failure_handlers = nothing_async
