@@ -243,6 +243,7 @@ def test_who_listens_to_requests_is_told_of_our_answers_too(ask: Ask, sim: Simul
 def test_an_answer_is_written_down_once_more_only_for_litellms_debugging(
     ask: Ask, sim: Simulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
+    monkeypatch.setattr(litellm, "input_callback", [])  # whom `callbacks` of other tests were added to, by LiteLLM
     written: list[object] = []
     write = Logging.post_call
     monkeypatch.setattr(Logging, "post_call", lambda self, *a, **k: (written.append(self), write(self, *a, **k)))
