@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpcore
@@ -217,26 +217,24 @@ class _AsyncClient(httpx.AsyncClient):
     cookies = property(lambda _: _NO_COOKIES)
 
 
-def _settings() -> dict[str, Any]:
+def _settings(transport: Callable[[], object]) -> dict[str, Any]:
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30)
-    return {"follow_redirects": False, "timeout": httpx.Timeout(600, connect=10), "limits": limits}
+    settings = {"follow_redirects": False, "timeout": httpx.Timeout(600, connect=10), "limits": limits}
+    if not urllib.request.getproxies():  # which httpx reads for itself, unless it is given a transport
+        settings["transport"] = transport()
+    return settings
 
 
 def new_client() -> httpx.Client:
     """A sync client that reports to the current exchange."""
-    settings = _settings()
-    if not urllib.request.getproxies():  # which httpx reads for itself, unless it is given a transport
-        settings["transport"] = BlockingTransport()
-    return _Client(event_hooks={"request": [_on_sync_request], "response": [_on_response]}, **settings)
+    hooks: dict[str, list[Any]] = {"request": [_on_sync_request], "response": [_on_response]}
+    return _Client(event_hooks=hooks, **_settings(BlockingTransport))
 
 
 def new_async_client() -> httpx.AsyncClient:
     """An async client that reports to the current exchange; good for one event loop."""
     hooks: dict[str, list[Any]] = {"request": [_on_async_request], "response": [_on_async_response]}
-    settings = _settings()
-    if not urllib.request.getproxies():  # which httpx reads for itself, unless it is given a transport
-        settings["transport"] = Transport()
-    return _AsyncClient(event_hooks=hooks, **settings)
+    return _AsyncClient(event_hooks=hooks, **_settings(Transport))
 
 
 _lock = threading.Lock()

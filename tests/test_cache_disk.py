@@ -848,7 +848,7 @@ def test_eight_processes_on_one_directory_with_eviction_give_no_error_and_no_wro
     assert not [error for _, error in ends if "Traceback" in error]
     assert wrong == 0
     assert hits > 100
-    assert kept > tried / 10  # on two busy processors, the others may find the database locked
+    assert kept > tried / 3  # on two busy processors, the others may find the database locked
     cache = Cache(directory, size_limit_bytes=1_000_000)
     stats = cache.stats()
     assert stats.size_bytes < 2_000_000

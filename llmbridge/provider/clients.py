@@ -57,7 +57,8 @@ READ_BY_SDK = (  # as its client is made
 )
 MOST_CLIENTS = 100  # of the SDK, by key and address
 # What the SDK tells every provider about this machine, in each request: seven headers, which took a fiftieth of a call.
-UNTOLD = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+_TOLD = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+UNTOLD = {f"X-Stainless-{name}": openai.Omit() for name in _TOLD}
 DROPPED_WHEN_ASYNC = frozenset({("chat", "aiohttp_openai"), ("embeddings", "gemini"), ("embeddings", "vertex_ai")})
 # LiteLLM reaches the embeddings of some otherwise than their chat.
 EMBEDDED_BY_SDK = frozenset(
@@ -268,6 +269,5 @@ def _made(http: Any, sdk: type[Any], **arguments: str | None) -> Any:
     if client is None:
         if len(known) >= MOST_CLIENTS:
             known.clear()
-        untold = {f"X-Stainless-{name}": openai.Omit() for name in UNTOLD}
-        client = known[key] = sdk(http_client=http, default_headers=untold, **arguments)
+        client = known[key] = sdk(http_client=http, default_headers=UNTOLD, **arguments)
     return client
