@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -317,6 +316,8 @@ class Bridge:
 
     async def ahealth(self, *, ask: bool = False, timeout_s: float = 10.0) -> Health:
         """Same as health(), without blocking the event loop."""
+        import asyncio
+
         return await asyncio.to_thread(self.health, ask=ask, timeout_s=timeout_s)
 
     def subscribe(self, listener: Callable[[Any], object], *kinds: type[Event]) -> Callable[[], None]:

@@ -9,7 +9,6 @@ asking something else waits in `left` for the next call.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import re
@@ -158,6 +157,8 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Same as close(), for an async exchange. Goes on to its end when the task is cancelled (again)."""
+        import asyncio
+
         if self.response is not None and hasattr(self.response.stream, "aclose"):
             with contextlib.suppress(Exception):
                 await asyncio.shield(self.response.aclose())

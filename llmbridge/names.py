@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import cast
 
@@ -70,7 +69,9 @@ class Names:
         if meant is not None:
             return meant if model == Model(name) else model
         if "/" not in name and name not in bundled():
-            near = difflib.get_close_matches(name, self.known, n=1)
+            from difflib import get_close_matches  # for a mistake alone
+
+            near = get_close_matches(name, self.known, n=1)
             if near:
                 raise ValueError(f"the configuration has no {name!r}; did you mean {near[0]!r}?")
         return model

@@ -6,7 +6,6 @@ retries, fallbacks and caching of LiteLLM's own, callbacks, mocks, and client ob
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
@@ -164,9 +163,11 @@ def check_names(names: Iterable[str], known: Mapping[str, Any], own: Iterable[st
         if name in known:
             continue
         message = f"unknown parameter {name!r}"
+        from difflib import get_close_matches  # for a mistake alone
+
         if instead := INSTEAD.get(name):
             message += f": {instead}"
-        elif near := difflib.get_close_matches(name, [*own, *known, *INSTEAD], n=1, cutoff=0.7):
+        elif near := get_close_matches(name, [*own, *known, *INSTEAD], n=1, cutoff=0.7):
             message += f": did you mean {near[0]!r}?"
         else:
             message += "; what only one provider knows goes into provider_params={...}"

@@ -11,11 +11,10 @@ cancellation, the garbage collector), the call's record is closed once.
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections import deque
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from llmbridge import provider
 from llmbridge.call import Attempt, Call
@@ -26,6 +25,10 @@ from llmbridge.completion import Chunk, Completion
 from llmbridge.errors import ProviderError
 from llmbridge.exchange import Guards
 from llmbridge.waiting import Pauses, wait, wait_async
+
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class _Stream:
@@ -271,6 +274,11 @@ class AsyncCompletionStream(_Stream):
         self._begin()
         for attempt in self._call.attempts():
             await arun(self._call, attempt, self._ask)
+        return self._opened_here()
+
+    def _opened_here(self) -> Attempt:
+        import asyncio
+
         return self._opened(asyncio.get_running_loop())
 
     async def _ask(self, attempt: Attempt) -> None:
@@ -312,7 +320,7 @@ class AsyncCompletionStream(_Stream):
         self._restarting = False
         for attempt in self._call.attempts():
             await arun(self._call, attempt, self._ask)
-        self._restarted(self._opened(asyncio.get_running_loop()))
+        self._restarted(self._opened_here())
 
     async def _read_along(self, attempt: Attempt) -> None:
         try:

@@ -4,11 +4,13 @@ Whatever has to wait (a locked ledger, a back-off, a rate limit, another caller'
 generator that yields pauses in seconds; the sync verbs spend them asleep, the async verbs on the event loop. So a
 cancellation can only land in a pause, between two steps of work and never inside one. Worker threads were tried
 instead for the ledger: a cancelled task cannot stop its thread, and 13 to 26 of 60 reservations leaked per run.
+
+asyncio is imported by what runs on an event loop, here and in all that a cached answer needs: with ssl and the rest of
+it, it is a tenth of a short process that asks the cache in the sync colour.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import threading
@@ -67,6 +69,8 @@ def wait(pauses: Pauses[T], waited: AbstractContextManager[object] = _NOBODY) ->
 async def wait_async(pauses: Pauses[T], waited: AbstractContextManager[object] = _NOBODY) -> T:
     """Spend *pauses* (seconds) without blocking the event loop, each within *waited*; returns what the generator
     returns."""
+    import asyncio
+
     try:
         while True:
             try:

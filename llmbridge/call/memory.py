@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +27,8 @@ from llmbridge.waiting import Pauses
 
 
 if TYPE_CHECKING:
+    import asyncio
+
     from llmbridge.call.attempt import Attempt
     from llmbridge.call.call import Call
 

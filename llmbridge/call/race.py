@@ -9,7 +9,6 @@ once the first is slow; who has lost is hung up on. In the async verbs both are 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import threading
@@ -21,6 +20,8 @@ from llmbridge.waiting import wait, wait_async
 
 
 if TYPE_CHECKING:
+    import asyncio
+
     from llmbridge.call.attempt import Attempt
     from llmbridge.call.call import Call
 
@@ -114,6 +115,8 @@ async def arun(call: Call, first: Attempt, ask: Callable[[Attempt], Awaitable[ob
     if after_s is None:
         await ask(first)
         return
+    import asyncio
+
     race = first.race = Race()
     sent = asyncio.Event()
     first.when_sent = sent.set
@@ -148,6 +151,8 @@ async def arun(call: Call, first: Attempt, ask: Callable[[Attempt], Awaitable[ob
 
 async def _cancelled(tasks: Sequence[asyncio.Future[object]]) -> None:
     """Cancel what still runs, and wait until it has ended."""
+    import asyncio
+
     running = [task for task in tasks if not task.done()]
     for task in running:
         task.cancel()

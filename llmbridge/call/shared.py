@@ -12,7 +12,6 @@ its own cancellation and its own event loop.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import copy
 import itertools
@@ -27,6 +26,8 @@ from llmbridge.waiting import Pauses
 
 
 if TYPE_CHECKING:
+    import asyncio
+
     from llmbridge.cache import Entry
     from llmbridge.call.attempt import Attempt
     from llmbridge.call.call import Call
@@ -120,6 +121,8 @@ class Shared:
                 message = f"{late} while the answer was coming"
                 raise ProviderTimeout(message, model=request.model, provider=request.provider)
             if self._loop is not None and not self._loop.is_running():
+                import asyncio
+
                 raise self.unavailable(asyncio.CancelledError())
             yield LOOK_S * max(1.0, len(self._readers) / 50)
 
@@ -192,6 +195,8 @@ class Shared:
         self._task.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
+        import asyncio
+
         if not self.over:  # cancelled before it began
             self._break(asyncio.CancelledError())
             self._end()

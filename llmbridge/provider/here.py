@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,6 +73,8 @@ def _host(base: str) -> str:
 
 
 def _is_proxied(hosts: list[str]) -> bool:
+    import urllib.request  # here: it imports http.client and more, 8 ms that a cached answer has no use for
+
     proxies = urllib.request.getproxies()
     if not any(proxies.get(scheme) for scheme in ("http", "https", "all")):
         return False
