@@ -18,6 +18,7 @@ What is decided here, and why:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
 import threading
@@ -186,8 +187,6 @@ class File:
             _unusable.add(self.path.resolve())
             for thread in list(self._all):
                 # Kept alive for good: a child that exits runs destructors.
-                import ctypes
-
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread))
                 if thread.lock is not None:
                     os.close(thread.lock)  # a copy: it would hold the parent's lock beyond the parent's death
