@@ -11,7 +11,7 @@ import pytest
 from llmbridge import Model, Usage
 from llmbridge.provider import cost, litellm
 from llmbridge.provider.pricing import source
-from llmbridge.provider.rates import entry_of
+from llmbridge.provider.rates import Entry, entry_of
 from llmbridge.provider.table import PLAIN, bundled, find
 from llmbridge.request import Request, chat, embeddings
 
@@ -427,6 +427,21 @@ def test_a_region_of_its_own_is_dearer() -> None:
         Decimal("0.0015"),
         Decimal("0.00165"),
     ]
+
+
+def test_what_litellm_says_of_one_token_tells_of_all_wherever_that_is_taken_for_granted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owners = {key: f"{fields.get('litellm_provider')}/" for key, fields in litellm().model_cost.items()}
+    requests = [asked(key if key.startswith(owner) else owner + key) for key, owner in owners.items()]
+    flat = [request for request in requests if (entry := entry_of(request)) is not None and entry.is_flat()]
+    usages = [used(0, 7), used(9, 0), used(12, 7), used(123_457, 8_191), used(3_000_001, 777_777)]
+
+    told = [cost(request, usage) for request in flat for usage in usages]
+
+    monkeypatch.setattr(Entry, "is_flat", lambda _: False)
+    assert told == [cost(request, usage) for request in flat for usage in usages]
+    assert len([known for known in told if known is not None]) > 10_000
 
 
 def test_a_large_sum_is_not_rounded_up_for_the_noise_of_its_floats() -> None:

@@ -52,13 +52,22 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What LiteLLM's table says about a model. `fields` is a copy: register_model() changes the table in place."""
+    """What LiteLLM's table says about a model. `fields` is a copy: register_model() changes the table in place.
+
+    `each` holds what LiteLLM says that a token of input and one of output cost, by how it was asked.
+    """
 
     key: str
     provider: str
     fields: Mapping[str, Any]
     prices: tuple[Price, ...]
     dearest: dict[tuple[Any, ...], tuple[int, int]] = field(default_factory=dict)
+    each: dict[tuple[Any, ...], tuple[Decimal, Decimal]] = field(default_factory=dict)
+
+    def is_flat(self) -> bool:
+        """Whether a token costs the same however many there are, and at any hour."""
+        varying = "tiered_pricing" in self.fields or "off_peak_pricing" in self.fields
+        return not varying and not any(price.above_tokens for price in self.prices)
 
 
 _entries: dict[str, Entry] = {}
