@@ -10,12 +10,12 @@ from tests.benchmarks.contender import Stage
 from tests.benchmarks.paired import Table, Took, in_turn, more
 
 
-ROUNDS = 6
-CASTS = 3  # of processes: what one gets of the processor's caches by chance stays with it, up to a tenth of a call
+ROUNDS = 12
+CASTS = 6  # of processes: what one gets of the processor's caches by chance stays with it, up to a tenth of a call
 HOW = {"complete": "threads", "acomplete": "tasks"}
 # And how many in a round: so many that what each needs is in the processor's caches again, which the others emptied; of
-# 64, where it counts, so many that most rounds have a full collection of garbage in them, a fifth of a second.
-AT_A_TIME = {1: 100, 16: 160, 64: 1536, 256: 512}
+# 64, where it counts, also so many that a full collection of garbage, a fifth of a second, is no surprise in one.
+AT_A_TIME = {1: 100, 16: 160, 64: 768, 256: 512}
 SHORT = (("complete", 1, 10), ("acomplete", 1, 10), ("acomplete", 64, 64))
 
 
