@@ -69,8 +69,6 @@ def wait(pauses: Pauses[T], waited: AbstractContextManager[object] = _NOBODY) ->
 async def wait_async(pauses: Pauses[T], waited: AbstractContextManager[object] = _NOBODY) -> T:
     """Spend *pauses* (seconds) without blocking the event loop, each within *waited*; returns what the generator
     returns."""
-    import asyncio
-
     try:
         while True:
             try:
@@ -78,9 +76,15 @@ async def wait_async(pauses: Pauses[T], waited: AbstractContextManager[object] =
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             with waited:
-                await asyncio.sleep(pause_s)
+                await _asleep(pause_s)
     finally:
         pauses.close()
+
+
+async def _asleep(pause_s: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(pause_s)
 
 
 def patiently(step: Callable[[], T], patience_s: float) -> Pauses[T]:

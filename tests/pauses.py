@@ -52,7 +52,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pauses]:
     """Every pause of a back-off or a limit, of calls of the default Bridge, which is one with the default Fallback."""
     told = Pauses()
     monkeypatch.setattr(waiting, "time", SimpleNamespace(sleep=told.sleep, monotonic=time.monotonic))
-    monkeypatch.setattr(waiting, "asyncio", SimpleNamespace(sleep=told.asleep))
+    monkeypatch.setattr(waiting, "_asleep", told.asleep)
     monkeypatch.setitem(Call.__init__.__kwdefaults__, "clock", told.clock)
     monkeypatch.setattr(default, "_bridge", told.bridge())
     yield told

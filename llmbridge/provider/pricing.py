@@ -237,6 +237,8 @@ def _part(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _counts(said: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, int]:
+    if not said:  # as mostly
+        return {}
     counts = {name: said[name] for name in names if said.get(name) is not None}
     for name, count in counts.items():
         if type(count) is not int or not 0 <= count <= ABSURD_TOKENS:

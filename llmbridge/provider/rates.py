@@ -32,6 +32,7 @@ TIERS = {"priority": "priority", "fast": "priority", "flex": "flex", "balanced":
 STANDARD = ("", "default", "standard", "standard_only", "batch")
 SEARCHES = ("web_search", "google_search", "googlesearch", "enterprisewebsearch", "google_maps", "googlemaps")
 SEARCH_PARAMS = ("web_search_options", "search_parameters", "plugins", "enable_search")  # {} is a wish too
+_SEARCHING = frozenset({*SEARCH_PARAMS, "tools"})
 _PRICE = re.compile(
     r"(?P<side>(?:cache_read_|cache_creation_)?input|output)_(?:cost_per_)?(?P<part>[a-z]+_)?token(?P<rest>_\w+)?"
 )
@@ -54,20 +55,21 @@ class Price:
 class Entry:
     """What LiteLLM's table says about a model. `fields` is a copy: register_model() changes the table in place.
 
-    `each` holds what LiteLLM says that a token of input and one of output cost, by how it was asked.
+    `limits` are the numbers of input tokens from which on other prices apply. `each` holds what LiteLLM says that a
+    token of input and one of output cost, by how it was asked.
     """
 
     key: str
     provider: str
     fields: Mapping[str, Any]
     prices: tuple[Price, ...]
+    limits: tuple[int, ...]
     dearest: dict[tuple[Any, ...], tuple[int, int]] = field(default_factory=dict)
     each: dict[tuple[Any, ...], tuple[Decimal, Decimal]] = field(default_factory=dict)
 
     def is_flat(self) -> bool:
         """Whether a token costs the same however many there are, and at any hour."""
-        varying = "tiered_pricing" in self.fields or "off_peak_pricing" in self.fields
-        return not varying and not any(price.above_tokens for price in self.prices)
+        return not (self.limits or "tiered_pricing" in self.fields or "off_peak_pricing" in self.fields)
 
 
 _entries: dict[str, Entry] = {}
@@ -122,7 +124,9 @@ def entry_of(request: Request) -> Entry | None:
 def _entry(key: str, provider: str, fields: Mapping[str, Any]) -> Entry:
     known = _entries.get(key)
     if known is None or known.fields != fields or known.provider != provider:
-        known = _entries[key] = Entry(key, provider, dict(fields), tuple(_prices(fields)))
+        prices = tuple(_prices(fields))
+        limits = {price.above_tokens for price in prices} - {0}
+        known = _entries[key] = Entry(key, provider, dict(fields), prices, tuple(limits))
     return known
 
 
@@ -167,6 +171,7 @@ def asks_search(request: Request) -> bool:
         any(asked.get(name, False) not in (None, False) for name in SEARCH_PARAMS)
         or any(_is_search(tool) for tool in asked.get("tools") or ())
         for asked in asked_in(request)
+        if not _SEARCHING.isdisjoint(asked)
     )
 
 
@@ -224,7 +229,7 @@ def dearest_quanta(
     """
     asked = asked_tier(request)
     tiers = ("",) if asked in STANDARD else ("", TIERS[asked]) if asked in TIERS else ("", *TIERS.values())
-    key = (sum(price.above_tokens <= input_tokens for price in entry.prices), tiers, media, hour)
+    key = (sum(limit <= input_tokens for limit in entry.limits), tiers, media, hour)
     if (rates := entry.dearest.get(key)) is None:
         applicable = [
             price
