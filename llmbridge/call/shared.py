@@ -195,9 +195,9 @@ class Shared:
         self._task.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        import asyncio
-
         if not self.over:  # cancelled before it began
+            import asyncio
+
             self._break(asyncio.CancelledError())
             self._end()
 

@@ -139,10 +139,11 @@ def _tokens_usd(request: Request, entry: Entry, counts: dict[str, Any], tier: st
     if tier is not None or not _TOTALS.issuperset(counts) or not entry.is_flat():
         return sum(_costs_usd(counts, service_tier=tier, **where), Decimal(0))
     asked = tuple(where.values())
-    if (each := entry.each.get(asked)) is None:
-        each = entry.each[asked] = _costs_usd({"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}, **where)
-    prompt, completion = (int(counts.get(name, 0)) for name in ("prompt_tokens", "completion_tokens"))
-    return prompt * each[0] + completion * each[1]
+    if (known := entry.token_usd.get(asked)) is None:
+        one = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        known = entry.token_usd[asked] = _costs_usd(one, **where)
+    into_usd, out_usd = known
+    return int(counts.get("prompt_tokens", 0)) * into_usd + int(counts.get("completion_tokens", 0)) * out_usd
 
 
 def _costs_usd(counts: dict[str, Any], **asked: Any) -> tuple[Decimal, Decimal]:

@@ -55,8 +55,8 @@ class Price:
 class Entry:
     """What LiteLLM's table says about a model. `fields` is a copy: register_model() changes the table in place.
 
-    `limits` are the numbers of input tokens from which on other prices apply. `each` holds what LiteLLM says that a
-    token of input and one of output cost, by how it was asked.
+    `limits` are the numbers of input tokens from which on other prices apply. `token_usd` holds what LiteLLM says that
+    a token of input and one of output cost, by how it was asked.
     """
 
     key: str
@@ -65,7 +65,7 @@ class Entry:
     prices: tuple[Price, ...]
     limits: tuple[int, ...]
     dearest: dict[tuple[Any, ...], tuple[int, int]] = field(default_factory=dict)
-    each: dict[tuple[Any, ...], tuple[Decimal, Decimal]] = field(default_factory=dict)
+    token_usd: dict[tuple[Any, ...], tuple[Decimal, Decimal]] = field(default_factory=dict)
 
     def is_flat(self) -> bool:
         """Whether a token costs the same however many there are, and at any hour."""
