@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import json
 import os
@@ -339,6 +340,96 @@ def test_a_hook_of_the_applications_changes_our_calls_too(
     assert sim.requests[0].body["user"] == "alice"
 
 
+@pytest.mark.parametrize("verb", ["complete", "stream", "embed", "acomplete", "astream", "aembed"])
+def test_no_answer_of_ours_wakes_a_thread_of_litellms(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = AtOnce()
+    monkeypatch.setattr(litellm.utils, "executor", threads)
+
+    run(_asked(verb, sim))
+    by_us = list(threads.given)
+    litellm.completion(**asked(sim, "openai"))
+
+    assert (by_us, threads.given) == ([], ["run"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("post_call_rules", [lambda text: "Trout" not in text]), ("enable_json_schema_validation", True)],
+    ids=["rules", "schemas"],
+)
+@pytest.mark.parametrize("verb", ["complete", "acomplete"])
+def test_what_an_application_wants_of_answers_holds_for_ours_too(
+    verb: str, run: Run, sim: Simulator, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = Reply(pieces=["Trout."])
+    sim.script(reply, reply)
+    run(_asked(verb, sim, **SHAPED))
+
+    monkeypatch.setattr(litellm, name, value)
+
+    with pytest.raises(LLMBridgeError):
+        run(_asked(verb, sim, **SHAPED))
+
+
+@pytest.mark.parametrize("verb", ["complete", "acomplete"])
+def test_an_answer_that_litellm_is_to_check_is_checked(verb: str, run: Run, sim: Simulator) -> None:
+    sim.script(Reply(pieces=["Trout."]))
+    shape = {"type": "json_object", "response_schema": {"type": "object"}, "enforce_validation": True}
+
+    with pytest.raises(LLMBridgeError):
+        run(_asked(verb, sim, response_format=shape))
+
+
+@pytest.mark.parametrize("verb", ["complete", "stream", "acomplete", "astream"])
+def test_a_budget_that_litellm_keeps_for_the_application_holds_for_our_calls_too(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litellm, "max_budget", 1e-9)
+    monkeypatch.setattr(litellm, "_current_cost", 1.0)
+
+    with pytest.raises(LLMBridgeError):
+        run(_asked(verb, sim))
+
+    assert sim.requests == []
+
+
+@pytest.mark.parametrize("verb", ["complete", "stream", "embed", "acomplete", "astream", "aembed"])
+def test_the_applications_retries_stay_as_it_set_them_and_are_not_made(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litellm, "num_retries", 3)
+    sim.script(Fault.status(400))
+
+    with pytest.raises(LLMBridgeError):
+        run(_asked(verb, sim))
+
+    assert (litellm.num_retries, len(sim.requests)) == (3, 1)
+
+
+@pytest.mark.parametrize("verb", ["complete", "stream", "embed", "acomplete", "astream", "aembed"])
+def test_what_an_application_has_put_around_litellms_functions_is_called(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def around(function: Any) -> Any:
+        @functools.wraps(function)
+        def called_too(*args: Any, **kwargs: Any) -> Any:
+            called.append(function.__name__)
+            return function(*args, **kwargs)
+
+        return called_too
+
+    for name in ("completion", "embedding"):
+        monkeypatch.setattr(litellm, name, around(getattr(litellm, name)))
+
+    run(_asked(verb, sim))
+
+    assert called == ["embedding" if "embed" in verb else "completion"]
+
+
 @pytest.mark.parametrize("verb", ["acomplete", "astream", "aembed"])
 def test_an_async_call_is_set_up_in_no_other_thread(verb: str, sim: Simulator) -> None:
     class Threads(ThreadPoolExecutor):
@@ -355,16 +446,27 @@ def test_an_async_call_is_set_up_in_no_other_thread(verb: str, sim: Simulator) -
     assert len(sim.requests) == 2
 
 
-async def _asked(verb: str, sim: Simulator) -> None:
-    if verb == "acomplete":
-        await llmbridge.acomplete(FISH, **ours(sim, "openai"))
-        return
-    if verb == "aembed":
-        await llmbridge.aembed(FISH, **{**ours(sim, "openai"), "model": "openai/text-embedding-3-small"})
-        return
-    async with llmbridge.astream(FISH, **ours(sim, "openai")) as chunks:
-        async for _ in chunks:
-            pass
+SHAPED = {
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "fish", "schema": {"type": "object", "properties": {"name": {"type": "string"}}}},
+    }
+}
+
+
+async def _asked(verb: str, sim: Simulator, **more: Any) -> None:
+    model = "openai/text-embedding-3-small" if "embed" in verb else PROVIDERS["openai"]
+    arguments = {**ours(sim, "openai"), "model": model, **more}
+    if verb == "stream":
+        with llmbridge.stream(FISH, **arguments) as chunks:
+            list(chunks)
+    elif verb == "astream":
+        async with llmbridge.astream(FISH, **arguments) as chunks:
+            async for _ in chunks:
+                pass
+    else:
+        answer = getattr(llmbridge, verb)(FISH, **arguments)
+        await answer if verb.startswith("a") else None
 
 
 @pytest.mark.parametrize("verb", ["stream", "astream"])

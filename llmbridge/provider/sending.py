@@ -18,12 +18,11 @@ from llmbridge import wire
 from llmbridge.completion import Completion, Embedding
 from llmbridge.exchange import Exchange, Guards, current
 from llmbridge.provider.clients import REFUSED, is_sdk, route
-from llmbridge.provider.loading import litellm
 from llmbridge.provider.reading import completion_from, embedding_from
 from llmbridge.provider.source import Source
 from llmbridge.provider.translation import Translated, translate
+from llmbridge.provider.undecorated import ask, ask_async
 from llmbridge.provider.unlogged import logging_object
-from llmbridge.provider.unthreaded import ask
 from llmbridge.request import Hidden, Request, copied
 
 
@@ -67,7 +66,7 @@ def _send(verb: str, request: Request, exchange: Exchange, *, stream: bool = Fal
     """LiteLLM's answer, or the error: returned, so that it is raised where no `except` is under way."""
     token = current.set(exchange)
     try:
-        return getattr(litellm(), verb)(**_arguments(verb, request, exchange, wire.client(), stream))
+        return ask(verb, _arguments(verb, request, exchange, wire.client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     except KeyboardInterrupt:
@@ -81,7 +80,7 @@ async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: boo
     token = current.set(exchange)
     try:
         async with asyncio.timeout(exchange.left_s()):
-            return await ask(verb, _arguments(verb, request, exchange, wire.async_client(), stream))
+            return await ask_async(verb, _arguments(verb, request, exchange, wire.async_client(), stream))
     except Exception as exc:
         return _error(exc, request, exchange)
     finally:
