@@ -422,12 +422,12 @@ def test_what_an_application_has_put_around_litellms_functions_is_called(
 
         return called_too
 
-    for name in ("completion", "embedding"):
-        monkeypatch.setattr(litellm, name, around(getattr(litellm, name)))
+    theirs = ("a" if verb.startswith("a") else "") + ("embedding" if "embed" in verb else "completion")
+    monkeypatch.setattr(litellm, theirs, around(getattr(litellm, theirs)))
 
     run(_asked(verb, sim))
 
-    assert called == ["embedding" if "embed" in verb else "completion"]
+    assert called == [theirs]
 
 
 @pytest.mark.parametrize("verb", ["acomplete", "astream", "aembed"])

@@ -28,20 +28,21 @@ _PARAMETERS = ("mock_response", "mock_timeout", "mock_tool_calls")
 
 
 def ask(verb: str, arguments: dict[str, Any]) -> Any:
-    """What LiteLLM's `completion` or `embedding` returns; its errors, too. It is all of LiteLLM's own where the
-    application has set something that only the parts left out here look at."""
+    """What LiteLLM's `completion` or `embedding` returns; its errors, too. Nothing is left out where the application
+    has set something that only those parts look at, or has put something of its own around the function."""
     function = getattr(litellm(), verb)
-    return (_inside(function) if _is_plain(arguments) else function)(**arguments)
+    return (inspect.unwrap(function) if _is_bare(function, arguments) else function)(**arguments)
 
 
 async def ask_async(verb: str, arguments: dict[str, Any]) -> Any:
-    """Same as ask(), of `acompletion` or `aembedding`; it is LiteLLM's own also where that may block."""
-    module = litellm()
-    client = arguments["client"]
-    if client is None or not is_sdk(client) or not _is_plain(arguments):
-        return await getattr(module, verb)(**arguments)
+    """Same as ask(), of `acompletion` or `aembedding`; nothing is left out also where what is inside may block."""
+    module, client = litellm(), arguments["client"]
+    function = getattr(module, verb)
+    if client is None or not is_sdk(client) or not _is_bare(function, arguments):
+        return await function(**arguments)
+    inside = inspect.unwrap(getattr(module, verb.removeprefix("a")))
     try:
-        answer = _inside(getattr(module, verb.removeprefix("a")))(**{verb: True}, **arguments)
+        answer = inside(**{verb: True}, **arguments)
         return await answer if isinstance(answer, Awaitable) else answer
     except Exception as exc:
         model, named = arguments["model"], arguments.get("custom_llm_provider")
@@ -54,17 +55,14 @@ async def ask_async(verb: str, arguments: dict[str, Any]) -> Any:
         ) from exc
 
 
-def _inside(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function inside LiteLLM's decorators; *function* itself if somebody else has put something around it."""
-    is_litellms = type(function) is FunctionType and function.__globals__["__name__"].startswith("litellm.")
-    return inspect.unwrap(function) if is_litellms else function
-
-
-def _is_plain(arguments: Mapping[str, Any]) -> bool:
-    """Whether nothing in what is left out has anything to do with this call."""
+def _is_bare(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
+    """Whether *function* is LiteLLM's own, and nothing of what it is decorated with has anything to do with a call with
+    these *arguments*."""
     module, shape = litellm(), arguments.get("response_format")
     return (
-        "litellm_logging_obj" in arguments
+        type(function) is FunctionType  # and no tracer's proxy, which says of itself what it stands for
+        and function.__globals__["__name__"].startswith("litellm.")
+        and "litellm_logging_obj" in arguments
         and not str(arguments.get("custom_llm_provider") or arguments["model"]).startswith("text-completion-")
         and not (isinstance(shape, Mapping) and shape.get("enforce_validation"))
         and not any(name in arguments for name in _PARAMETERS)
