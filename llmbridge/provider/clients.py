@@ -20,7 +20,7 @@ import httpx
 import openai
 
 from llmbridge import wire
-from llmbridge.provider import mocks
+from llmbridge.provider import mocks, sdk
 from llmbridge.provider.loading import litellm
 
 
@@ -56,9 +56,6 @@ READ_BY_SDK = (  # as its client is made
     *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS", "OPENAI_ADMIN_KEY", "AZURE_OPENAI_AD_TOKEN"),
 )
 MOST_CLIENTS = 100  # of the SDK, by key and address
-# What the SDK tells every provider about this machine, in each request: seven headers, which took a fiftieth of a call.
-_TOLD = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
-UNTOLD = {f"X-Stainless-{name}": openai.Omit() for name in _TOLD}
 DROPPED_WHEN_ASYNC = frozenset({("chat", "aiohttp_openai"), ("embeddings", "gemini"), ("embeddings", "vertex_ai")})
 # LiteLLM reaches the embeddings of some otherwise than their chat.
 EMBEDDED_BY_SDK = frozenset(
@@ -113,7 +110,7 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
         return Route(None, watched=True, provider="")  # LiteLLM says what it lacks at the call, and sends nothing
     if not (key or any(transport.get(name) for name in CREDENTIALS)):
         check_key(model, provider)
-    sdk, direct = _tables(verb)
+    by_sdk, direct = _tables(verb)
     if provider in ("azure", "azure_text"):
         client = _azure(transport, http)
     elif (verb, provider) in DROPPED_WHEN_ASYNC and isinstance(http, httpx.AsyncClient):
@@ -121,7 +118,7 @@ def route(model: str, verb: str, transport: Mapping[str, Any], http: httpx.Clien
     elif provider in direct:
         client = _handler(http)
     else:
-        client = openai_client(transport, key, base, http) if provider in sdk else None
+        client = openai_client(transport, key, base, http) if provider in by_sdk else None
     return Route(client, watched=client is not None, provider=provider)
 
 
@@ -207,29 +204,6 @@ def _compact(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-class _Once:
-    """LiteLLM sets `max_retries` on the client, 2 for some providers whatever the call says. It stays 0."""
-
-    @property
-    def max_retries(self) -> int:
-        return 0
-
-    @max_retries.setter
-    def max_retries(self, _: int) -> None: ...
-
-
-class _OpenAI(_Once, openai.OpenAI): ...
-
-
-class _AsyncOpenAI(_Once, openai.AsyncOpenAI): ...
-
-
-class _AzureOpenAI(_Once, openai.AzureOpenAI): ...
-
-
-class _AsyncAzureOpenAI(_Once, openai.AsyncAzureOpenAI): ...
-
-
 def openai_client(transport: Mapping[str, Any], key: str | None, base: str | None, http: Any) -> Any:
     # LiteLLM's own order: the call, the provider's variables (both in key and base), its globals, OpenAI's variables.
     module = litellm()
@@ -244,8 +218,8 @@ def openai_client(transport: Mapping[str, Any], key: str | None, base: str | Non
     )
     if not key:
         return None  # LiteLLM may know another way
-    sdk = _OpenAI if isinstance(http, httpx.Client) else _AsyncOpenAI
-    return _made(http, sdk, api_key=key, base_url=base, organization=transport.get("organization"))
+    kind = sdk.OpenAI if isinstance(http, httpx.Client) else sdk.AsyncOpenAI
+    return _made(http, kind, api_key=key, base_url=base, organization=transport.get("organization"))
 
 
 def _azure(transport: Mapping[str, Any], http: Any) -> Any:
@@ -256,18 +230,18 @@ def _azure(transport: Mapping[str, Any], http: Any) -> Any:
     if not (key and base) or "/openai/" in base or "gateway.ai.cloudflare.com" in base:
         return None  # Entra tokens and addresses that LiteLLM takes apart itself
     version = transport.get("api_version") or module.api_version or os.environ.get("AZURE_API_VERSION")
-    sdk = _AzureOpenAI if isinstance(http, httpx.Client) else _AsyncAzureOpenAI
+    kind = sdk.AzureOpenAI if isinstance(http, httpx.Client) else sdk.AsyncAzureOpenAI
     version = version or module.AZURE_DEFAULT_API_VERSION
-    return _made(http, sdk, api_key=key, azure_endpoint=base, api_version=version)
+    return _made(http, kind, api_key=key, azure_endpoint=base, api_version=version)
 
 
-def _made(http: Any, sdk: type[Any], **arguments: str | None) -> Any:
+def _made(http: Any, kind: type[Any], **arguments: str | None) -> Any:
     """The SDK's client around *http*, which keeps it: a new one takes 0.4 ms, with all that it makes late."""
     known = vars(http).setdefault("made_around", {})
-    key = (sdk, *arguments.items(), *map(os.environ.get, READ_BY_SDK))
+    key = (kind, *arguments.items(), *map(os.environ.get, READ_BY_SDK))
     client = known.get(key)
     if client is None:
         if len(known) >= MOST_CLIENTS:
             known.clear()
-        client = known[key] = sdk(http_client=http, default_headers=UNTOLD, **arguments)
+        client = known[key] = kind(http_client=http, default_headers=sdk.UNTOLD, **arguments)
     return client
