@@ -31,14 +31,14 @@ def ask(verb: str, arguments: dict[str, Any]) -> Any:
     """What LiteLLM's `completion` or `embedding` returns; its errors, too. Nothing is left out where the application
     has set something that only those parts look at, or has put something of its own around the function."""
     function = getattr(litellm(), verb)
-    return (inspect.unwrap(function) if _is_bare(function, arguments) else function)(**arguments)
+    return (inspect.unwrap(function) if _needs_no_decorator(function, arguments) else function)(**arguments)
 
 
 async def ask_async(verb: str, arguments: dict[str, Any]) -> Any:
     """Same as ask(), of `acompletion` or `aembedding`; nothing is left out also where what is inside may block."""
     module, client = litellm(), arguments["client"]
     function = getattr(module, verb)
-    if client is None or not is_sdk(client) or not _is_bare(function, arguments):
+    if client is None or not is_sdk(client) or not _needs_no_decorator(function, arguments):
         return await function(**arguments)
     inside = inspect.unwrap(getattr(module, verb.removeprefix("a")))
     try:
@@ -55,7 +55,7 @@ async def ask_async(verb: str, arguments: dict[str, Any]) -> Any:
         ) from exc
 
 
-def _is_bare(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
+def _needs_no_decorator(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
     """Whether *function* is LiteLLM's own, and nothing of what it is decorated with has anything to do with a call with
     these *arguments*."""
     module, shape = litellm(), arguments.get("response_format")
