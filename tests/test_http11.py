@@ -38,7 +38,7 @@ def saying(*answers: bytes, connections: int = 1) -> Iterator[Server]:
         def serve() -> None:
             with contextlib.suppress(OSError):  # it may be stopped before the last connection has come
                 for _ in range(connections):
-                    with listening.accept()[0] as connection, contextlib.suppress(ConnectionError):
+                    with listening.accept()[0] as connection, contextlib.suppress(OSError):  # who has enough resets it
                         server.connections += 1
                         _converse(connection, answers, server.requests)
 
