@@ -1,8 +1,8 @@
 """OpenAI's SDK as LiteLLM is handed it: it sends once, what it is given, and says nothing of this machine.
 
 The SDK goes through each message, tool and input once for each kind that there is, to rename fields; on the wire none
-of theirs is called otherwise. That is a tenth of a call, and grows with the talk: half a millisecond for 20 messages.
-What stands in `extra_body` it sends as it is.
+of theirs is called otherwise. That is a tenth of a millisecond a message: a fourth of what the SDK takes for one, and
+20 times what all else takes for 100. What stands in `extra_body` it sends as it is.
 """
 
 from __future__ import annotations
