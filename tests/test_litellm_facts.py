@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import http.server
 import inspect
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import litellm.exceptions
 import pytest
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.litellm_logging import Logging
+from litellm.rust_bridge import catalog, configuration
 
 import llmbridge
 from llmbridge import LLMBridgeError, Params, provider
+from llmbridge.provider.layers import innermost
 from llmbridge.provider.translation import BY_CLASS
 from tests.conftest import Ask, Run
 from tests.simulator import Fault, Reply, Simulator
@@ -340,8 +345,8 @@ def test_a_hook_of_the_applications_changes_our_calls_too(
     assert sim.requests[0].body["user"] == "alice"
 
 
-@pytest.mark.parametrize("verb", ["complete", "stream", "embed", "acomplete", "astream", "aembed"])
-def test_no_answer_of_ours_wakes_a_thread_of_litellms(
+@pytest.mark.parametrize("verb", ["complete", "embed"])
+def test_no_whole_answer_of_ours_wakes_a_thread_of_litellms(
     verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = AtOnce()
@@ -371,6 +376,25 @@ def test_what_an_application_wants_of_answers_holds_for_ours_too(
 
     with pytest.raises(LLMBridgeError):
         run(_asked(verb, sim, **SHAPED))
+
+
+@pytest.mark.parametrize("verb", ["complete", "acomplete"])
+def test_a_schema_that_a_call_wants_kept_is_kept(verb: str, run: Run, sim: Simulator) -> None:
+    sim.script(Reply(pieces=["Trout."]))
+
+    with pytest.raises(LLMBridgeError):
+        run(_asked(verb, sim, provider_params={"enable_json_schema_validation": True}, **SHAPED))
+
+
+@pytest.mark.parametrize("verb", ["complete", "stream", "acomplete", "astream"])
+def test_a_cap_that_litellm_is_to_mend_is_mended(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litellm, "modify_params", True)
+
+    run(_asked(verb, sim, max_tokens=10**6))
+
+    assert sim.requests[0].body["max_tokens"] < 10**6
 
 
 @pytest.mark.parametrize("verb", ["complete", "acomplete"])
@@ -428,6 +452,106 @@ def test_what_an_application_has_put_around_litellms_functions_is_called(
     run(_asked(verb, sim))
 
     assert called == [theirs]
+
+
+@pytest.mark.parametrize("verb", ["acomplete", "astream", "aembed"])
+def test_what_an_application_has_put_in_the_place_of_the_blocking_functions_gets_no_async_call(
+    verb: str, run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[object] = []
+    for name in ("completion", "embedding"):
+        monkeypatch.setattr(litellm, name, lambda **arguments: called.append(arguments))
+
+    run(_asked(verb, sim))
+
+    assert (called, len(sim.requests)) == ([], 1)
+
+
+class Proxy:
+    """A tracer's: it says that it is what it stands for."""
+
+    def __init__(self, stands_for: Any) -> None:
+        self.__wrapped__ = stands_for
+        self.__globals__ = stands_for.__globals__
+
+    @property
+    def __class__(self) -> Any:
+        return type(self.__wrapped__)
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self.__wrapped__(**arguments)
+
+
+def test_a_function_is_taken_out_of_its_decorators_only_if_all_of_them_are_its_packages_own() -> None:
+    inside = innermost(litellm.completion, "litellm")
+    assert (inside is not None and inside.__module__, inside and inside.__name__) == ("litellm.main", "completion")
+
+    def traced(**arguments: Any) -> Any:
+        return litellm.main.completion(**arguments)
+
+    def outermost(**arguments: Any) -> Any: ...
+
+    functools.update_wrapper(traced, litellm.main.completion)
+    outermost = FunctionType(outermost.__code__, {"__name__": "litellm.dispatch"})
+    outermost.__wrapped__ = traced  # type: ignore[attr-defined]
+    for each in (traced, outermost, Proxy(litellm.completion), len):
+        assert innermost(each, "litellm") is None
+
+
+def test_credentials_for_a_proxy_are_fetched_in_another_thread_than_the_event_loops(
+    run: Run, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    class Fetches:
+        def get_auth_headers(self) -> dict[str, str]:
+            threads.append(threading.current_thread())
+            return {"X-Proxy": "fish"}
+
+    monkeypatch.setattr(litellm, "proxy_auth", Fetches())
+
+    run(_asked("acomplete", sim))
+
+    assert threads
+    assert threading.main_thread() not in threads
+    assert sim.requests[0].headers["x-proxy"] == "fish"
+
+
+COMPLETED = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": 1,
+    "model": "gpt-3.5-turbo-instruct",
+    "choices": [{"index": 0, "text": "Trout.", "finish_reason": "stop", "logprobs": None}],
+    "usage": {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6},
+}
+
+
+@pytest.mark.parametrize("verb", ["complete", "acomplete"])
+@pytest.mark.parametrize("prefix", ["", "text-completion-openai/"])
+def test_an_answer_of_a_model_that_completes_texts_is_read(verb: str, prefix: str, run: Run) -> None:
+    body = json.dumps(COMPLETED).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(head + body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        address = {"api_base": f"http://127.0.0.1:{server.server_port}/v1", "api_key": "sk-test-key"}
+        answer = getattr(llmbridge, verb)(FISH, model=f"{prefix}gpt-3.5-turbo-instruct", **address)
+        answer = run(answer) if verb.startswith("a") else answer
+
+    assert (answer.text, answer.usage.completion_tokens) == ("Trout.", 2)
+
+
+def test_litellm_answers_chats_and_embeddings_in_python() -> None:
+    for route in (catalog.Route.CHAT_COMPLETIONS, catalog.Route.EMBEDDINGS):
+        assert catalog.decision(catalog.RouteContext(route)) is configuration.Decision.PYTHON
 
 
 @pytest.mark.parametrize("verb", ["acomplete", "astream", "aembed"])

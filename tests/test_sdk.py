@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai.resources.chat import Completions
+from openai.resources.chat import AsyncCompletions, Completions
+from openai.resources.embeddings import AsyncEmbeddings, Embeddings
 
 from llmbridge.provider import sdk
 from tests import wire_records
@@ -110,15 +112,44 @@ def test_recorded_chats_are_sent_as_the_sdk_sends_them(run: Run) -> None:
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
-def test_the_sdk_goes_through_no_message_of_ours(colour: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone_through: list[Any] = []
-    resource = openai.resources.chat.completions.completions
-    for name in ("maybe_transform", "async_maybe_transform"):
-        monkeypatch.setattr(resource, name, lambda data, *_: gone_through.append(data))
+@pytest.mark.parametrize(
+    ("way", "arguments", "left"),
+    [
+        ("chat", CHATS["of many kinds"], ["model"]),
+        ("embeddings", EMBEDDINGS["many"], ["dimensions", "encoding_format", "model"]),
+    ],
+)
+def test_the_sdk_goes_through_no_message_tool_or_input_of_ours(
+    way: str, arguments: dict[str, Any], left: list[str], colour: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone_through: list[dict[str, Any]] = []
+    for resource in (openai.resources.chat.completions.completions, openai.resources.embeddings):
+        for name in ("maybe_transform", "async_maybe_transform"):
+            monkeypatch.setattr(resource, name, lambda data, *_: gone_through.append(data), raising=False)
 
     with contextlib.suppress(TypeError):  # the async one is awaited
-        sent(
-            (CLIENTS["openai"][2 if colour == "sync" else 3], {"base_url": "http://fish"}), "chat", CHATS["plain"], run
-        )
+        sent((sdk.OpenAI if colour == "sync" else sdk.AsyncOpenAI, CLIENTS["openai"][-1]), way, arguments, run)
 
-    assert [list(data["messages"]) for data in gone_through] == [[]]
+    (data,) = gone_through
+    assert sorted(name for name, value in data.items() if not isinstance(value, openai.Omit)) == left
+
+
+@pytest.mark.parametrize("kind", [Completions, AsyncCompletions, Embeddings, AsyncEmbeddings])
+def test_who_has_put_something_around_the_sdk_sees_what_is_asked(
+    kind: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    create = kind.create
+
+    @functools.wraps(create)
+    def watched(self: Any, **arguments: Any) -> Any:
+        seen.append(arguments)
+        return create(self, **arguments)
+
+    monkeypatch.setattr(kind, "create", watched)
+    is_async, is_chat = kind.__name__.startswith("Async"), kind.__name__.endswith("Completions")
+    made = (sdk.AsyncOpenAI if is_async else sdk.OpenAI, CLIENTS["openai"][-1])
+    arguments = CHATS["of many kinds"] if is_chat else EMBEDDINGS["many"]
+
+    assert len(sent(made, "chat" if is_chat else "embeddings", arguments, run)) == 1
+    assert [arguments.items() <= each.items() for each in seen] == [True]

@@ -80,7 +80,8 @@ async def _asend(verb: str, request: Request, exchange: Exchange, *, stream: boo
     token = current.set(exchange)
     try:
         async with asyncio.timeout(exchange.left_s()):
-            return await ask_async(verb, _arguments(verb, request, exchange, wire.async_client(), stream))
+            arguments = _arguments(verb, request, exchange, wire.async_client(), stream)
+            return await ask_async(verb, arguments, exchange.provider)
     except Exception as exc:
         return _error(exc, request, exchange)
     finally:
